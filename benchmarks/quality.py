@@ -1,0 +1,217 @@
+"""Quality of the presets, side by side: perplexity and KL on the same windows, cost, size; one CSV row per run.
+
+    python benchmarks/quality.py --data shared/data --smollm2 models/smollm2 --gemma3 models/gemma3
+
+Goes on where it was cut short: a row whose settings are in the CSV already is not run again. Every row runs in a
+process of its own, so that its peak memory is its own. `--table` only prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+CSV = Path(__file__).parent / "results" / "quality.csv"
+WINDOWS, LENGTH, SAMPLES = 12, 512, 32
+# Few epochs at a high rate: chosen by the calibration loss of SmolLM2's first two blocks at W3A16g64 (3 epochs at
+# 0.01, 0.03, 0.06 end at 0.0377, 0.0258, 0.0224 of the target's power), never on the evaluation text.
+OMNIQUANT = {"epochs": 3, "lwc_lr": 0.06}
+PRESETS: dict[str, dict[str, Any]] = {"rtn": {}, "gptq": {}, "awq": {}, "omniquant": OMNIQUANT}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row's settings: all that decides its result."""
+
+    model: str
+    scheme: str
+    preset: str
+    options: dict[str, Any] = field(default_factory=dict)
+    calibration: str = "wikitext2-valid"
+    samples: int = SAMPLES
+
+    def key(self) -> str:
+        """The row's identity in the CSV."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def runs() -> list[Run]:
+    """Every row, the most telling first."""
+    smol = ["W4A16g64", "W3A16g64", "W2A16g64", "W4A16", "W4A4", "W6A6"]
+    gemma = ["W4A16g128", "W3A16g128", "W2A16g128", "W4A4"]
+    asym = ["W4A16g64-asym", "W3A16g64-asym", "W2A16g64-asym", "W4A16-asym"]
+    rows = [Run("smollm2", scheme, preset, options) for scheme in smol for preset, options in PRESETS.items()]
+    rows += [Run("gemma3", scheme, preset, options) for scheme in gemma for preset, options in PRESETS.items()]
+    rows += [Run(model, "W4A4", "omniquant", OMNIQUANT | {"let": False}) for model in ("smollm2", "gemma3")]
+    rows += [Run("smollm2", scheme, preset, options) for scheme in asym for preset, options in PRESETS.items()]
+    rows += [Run("smollm2", "W3A16g64-asym", "omniquant", {"epochs": 10}, samples=24)]
+    rows += [
+        Run("smollm2", scheme, preset, PRESETS[preset], "self")
+        for scheme in ("W4A16g64", "W3A16g64")
+        for preset in ("gptq", "awq", "omniquant")
+    ]
+    rows += [
+        Run("gemma3", f"{scheme}-asym", preset, options) for scheme in gemma[:3] for preset, options in PRESETS.items()
+    ]
+    return rows
+
+
+def measured(run: Run, model: Path, data: Path) -> dict[str, Any]:
+    """Quantises and evaluates one row through the public pipeline; plain values."""
+    import torch
+
+    from omniq.calibrate.data import DataSpec
+    from omniq.eval.windows import EvalSpec
+    from omniq.pipeline import quantize
+    from omniq.recipe import Recipe
+    from omniq.spec import LinearSpec
+
+    source = "self" if run.calibration == "self" else str(data / "wikitext-2" / "wiki.valid.clean.txt")
+    recipe = Recipe(LinearSpec.parse(run.scheme), run.preset, run.options, DataSpec(source, run.samples, LENGTH))
+    spec = EvalSpec(data / "wikitext-2" / "wiki.test.raw", WINDOWS, LENGTH)
+    with tempfile.TemporaryDirectory() as folder:
+        began = _cpu_seconds()
+        marks: list[float] = []
+        report = quantize(
+            str(model), Path(folder) / "out", recipe, evaluate=spec, on_event=lambda _e: marks.append(_cpu_seconds())
+        )
+    facts = {
+        k: v
+        for k, v in report.to_dict().items()
+        if k not in ("out", "scheme", "preset", "loaders", "verified", "protocol")
+    }
+    return facts | {
+        "cpu_seconds": round(marks[-1] - began, 1),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()} {_cpu_name()}",
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _cpu_name() -> str:
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{len(names)} x {names[0]}"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
+    return done.stdout.strip() or "uncommitted"
+
+
+def read_rows() -> list[dict[str, str]]:
+    """The rows measured so far."""
+    if not CSV.is_file():
+        return []
+    with CSV.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append_row(run: Run, facts: dict[str, Any]) -> None:
+    """Adds one row; the file is complete after every row."""
+    row = asdict(run) | {"options": json.dumps(run.options, sort_keys=True)} | facts
+    new = not CSV.is_file()
+    CSV.parent.mkdir(exist_ok=True)
+    with CSV.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def done_keys() -> set[str]:
+    """Keys of the rows in the CSV."""
+    return {
+        Run(r["model"], r["scheme"], r["preset"], json.loads(r["options"]), r["calibration"], int(r["samples"])).key()
+        for r in read_rows()
+    }
+
+
+def table() -> str:
+    """A Markdown table per model and calibration text: KL (perplexity) by scheme and preset."""
+    rows = read_rows()
+    out = []
+    for model, calibration in dict.fromkeys((r["model"], r["calibration"]) for r in rows):
+        mine = [r for r in rows if (r["model"], r["calibration"]) == (model, calibration)]
+        original = float(mine[0]["ppl_original"])
+        out.append(f"\n{model}, calibrated on {calibration}; perplexity of the original {original:.2f}\n")
+        out.append("| scheme | bits per weight | " + " | ".join(PRESETS) + " |")
+        out.append("|---|---|" + "---|" * len(PRESETS))
+        for scheme in dict.fromkeys(r["scheme"] for r in mine):
+            cells = [
+                next((r for r in mine if _cell(r) == (scheme, p, json.dumps(o, sort_keys=True), str(SAMPLES))), None)
+                for p, o in PRESETS.items()
+            ]
+            bits = next(float(r["bits_per_weight"]) for r in mine if r["scheme"] == scheme)
+            shown = [f"{float(r['kl']):.3f} ({float(r['ppl']):.1f})" if r else "" for r in cells]
+            out.append(f"| {scheme} | {bits:.2f} | " + " | ".join(shown) + " |")
+    return "\n".join(out)
+
+
+def _cell(row: dict[str, str]) -> tuple[str, str, str, str]:
+    return row["scheme"], row["preset"], row["options"], row["samples"]
+
+
+def main() -> None:
+    """Runs what is missing, row by row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with wikitext-2/wiki.test.raw and wiki.valid.clean.txt")
+    parser.add_argument("--smollm2", type=Path, help="model folder made by: omniq fetch-demo FOLDER")
+    parser.add_argument("--gemma3", type=Path, help="model folder made by: omniq fetch-demo FOLDER --model gemma3")
+    parser.add_argument("--only", default="", help="run only rows whose settings contain this text")
+    parser.add_argument("--row", help="run this one row and print its facts as JSON (used by the script itself)")
+    parser.add_argument("--table", action="store_true", help="print the table of what was measured")
+    args = parser.parse_args()
+    folders = {"smollm2": args.smollm2, "gemma3": args.gemma3}
+    if args.row:
+        run = Run(**json.loads(args.row))
+        print(json.dumps(measured(run, folders[run.model], args.data)))
+        return
+    if not args.table:
+        for run in runs():
+            if folders[run.model] and args.only in run.key() and run.key() not in done_keys():
+                _run_row(run, args)
+    print(table())
+
+
+def _run_row(run: Run, args: argparse.Namespace) -> None:
+    command = [sys.executable, __file__, "--row", run.key(), "--data", str(args.data)]
+    for name in ("smollm2", "gemma3"):
+        if getattr(args, name):
+            command += [f"--{name}", str(getattr(args, name))]
+    print(f"{run.model} {run.scheme} {run.preset} {run.options} {run.calibration} ...", flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"the row failed with exit code {done.returncode}; run the script again to go on")
+    facts = json.loads(done.stdout.splitlines()[-1])
+    append_row(run, facts)
+    print(
+        f"  KL {facts['kl']:.4f}, perplexity {facts['ppl']:.2f} (original {facts['ppl_original']:.2f}), {facts['cpu_seconds']:.0f} CPU s",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What reaches the decoder blocks: the hidden states of the first, and the keyword arguments of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omniq.errors import UnsupportedError
+
+Kwargs = dict[str, Any]
+CACHES = ("past_key_values", "past_key_value", "layer_past")
+
+
+class _Reached(Exception):
+    """Raised by the last block's stand-in: nothing after it needs to run."""
+
+
+class _Recorder(nn.Module):
+    """Stands in for a block: records its input and keyword arguments and hands the hidden states on."""
+
+    def __init__(self, block: nn.Module, log: list[tuple[Tensor, Kwargs]], last: bool, as_tuple: bool) -> None:
+        super().__init__()
+        self.log, self.last, self.as_tuple = log, last, as_tuple
+        self.facts = {k: v for k, v in vars(block).items() if isinstance(v, (str, bool, int))}
+
+    def __getattr__(self, name: str) -> Any:
+        # Some models read plain facts of a block, such as its attention type, before they call it.
+        facts = self.__dict__.get("facts", {})
+        return facts[name] if name in facts else super().__getattr__(name)
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+        if args:
+            raise UnsupportedError(
+                f"a decoder block takes {len(args)} positional arguments besides the hidden states; omniq passes keywords"
+            )
+        self.log.append((hidden.detach(), kwargs))
+        if self.last:
+            raise _Reached
+        return (hidden,) if self.as_tuple else hidden
+
+
+@contextmanager
+def _recording(blocks: nn.ModuleList, log: list[tuple[Tensor, Kwargs]], as_tuple: bool) -> Iterator[None]:
+    """Puts recorders in the place of all blocks for the time of the context."""
+    kept = list(blocks)
+    try:
+        for i, block in enumerate(kept):
+            blocks[i] = _Recorder(block, log, last=i == len(kept) - 1, as_tuple=as_tuple)
+        yield
+    finally:
+        for i, block in enumerate(kept):
+            blocks[i] = block
+
+
+def block_inputs(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> tuple[Tensor, list[Kwargs]]:
+    """ids (B, T) -> hidden states of block 0 (B, T, D) float32, and one keyword-argument dict per block.
+
+    The model's embeddings must hold real weights; its blocks are not run. Blocks that return a tuple are recognised
+    by the shape that the next block receives.
+    """
+    for as_tuple in (False, True):
+        log: list[tuple[Tensor, Kwargs]] = []
+        with _recording(blocks, log, as_tuple), torch.no_grad():
+            try:
+                model(input_ids=ids, use_cache=False)
+            except _Reached:
+                pass
+            except (IndexError, RuntimeError, TypeError):
+                if as_tuple:
+                    raise
+                continue
+        if len(log) == len(blocks) and all(hidden.shape == log[0][0].shape for hidden, _ in log):
+            return log[0][0].float(), [_without_cache(kwargs) for _, kwargs in log]
+    raise UnsupportedError(
+        f"the model does not hand hidden states from block to block in a way omniq knows ({len(log)} of {len(blocks)} blocks seen)"
+    )
+
+
+def _without_cache(kwargs: Kwargs) -> Kwargs:
+    """Keyword arguments of a forward pass that keeps no cache."""
+    return {k: None if k in CACHES else v for k, v in kwargs.items()}
+
+
+class BlockCalls:
+    """Runs block i on hidden states with the keyword arguments the model would give it.
+
+    They depend on the number of sequences in some architectures (alibi), so each batch size has its own. They must not
+    depend on the tokens: a model for which they do is refused.
+    """
+
+    def __init__(self, inputs: Callable[[Tensor], tuple[Tensor, list[Kwargs]]], ids: Tensor, batch: int) -> None:
+        self.batch = batch
+        chunks = list(ids.split(batch))
+        pieces, self._kwargs = [], {}
+        for chunk in chunks:
+            hidden, kwargs = inputs(chunk)
+            pieces.append(hidden)
+            known = self._kwargs.setdefault(chunk.shape[0], kwargs)
+            _same(known, kwargs)
+        self.first = torch.cat(pieces)
+
+    def forward(self, index: int, block: Callable[..., Any], hidden: Tensor) -> Tensor:
+        """hidden (b, T, D) -> the block's output (b, T, D); block is called as the model would call block `index`."""
+        out = block(hidden, **self._kwargs[hidden.shape[0]][index])
+        return out[0] if isinstance(out, tuple) else out
+
+
+def _same(known: list[Kwargs], seen: list[Kwargs]) -> None:
+    """Refuses a model whose block arguments differ between batches of equal size."""
+    for index, (a, b) in enumerate(zip(known, seen, strict=True)):
+        for name, value in a.items():
+            if isinstance(value, Tensor) and not (name in b and torch.equal(value, b[name])):
+                raise UnsupportedError(
+                    f"block {index} gets {name!r} computed from the tokens; omniq cannot replay such a block"
+                )

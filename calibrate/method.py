@@ -1,0 +1,32 @@
+"""Method: how one decoder block becomes integers. Presets of the command line are methods by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from omniq.qtensor import QTensor
+from omniq.registry import Registry
+from omniq.spec import LinearSpec
+
+if TYPE_CHECKING:
+    from omniq.calibrate.view import BlockView
+    from omniq.models.adapter import Adapter
+
+
+class Method(Protocol):
+    """A frozen dataclass whose fields are the preset's options, registered under the preset's name."""
+
+    summary: str
+    """One line for `omniq list presets`."""
+
+    needs_data: bool
+    """False when the method looks at the weights alone."""
+
+    def refuse(self, spec: LinearSpec, adapter: Adapter | None) -> str | None:
+        """Why this preset cannot serve the scheme or the architecture, or None; asked before any weight is read."""
+
+    def block(self, view: BlockView) -> dict[str, QTensor]:
+        """Quantises every linear of the block: QTensor by name inside the block. Folds into view.module in place."""
+
+
+METHODS: Registry[type[Method]] = Registry("preset", "omniq.calibrate.methods")

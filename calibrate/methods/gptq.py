@@ -1,0 +1,119 @@
+"""gptq: column by column, each column's rounding error corrected in the columns not yet rounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omniq.calibrate.method import METHODS
+from omniq.calibrate.stats import Moments
+from omniq.calibrate.view import BlockView
+from omniq.errors import UsageError
+from omniq.grid import minmax_grid
+from omniq.models.adapter import Adapter
+from omniq.qtensor import QTensor
+from omniq.spec import LinearSpec, QuantSpec
+
+
+@METHODS.add("gptq")
+@dataclass(frozen=True)
+class GPTQ:
+    """GPTQ (Frantar et al., arXiv:2210.17323).
+
+    damp: share of the mean diagonal added to the Hessian. order: visit groups, and columns inside a group, by falling
+    activation energy; groups stay whole, so no index has to be stored.
+    """
+
+    damp: float = 0.01
+    order: bool = True
+
+    summary = "error-compensated rounding from second-order statistics: minutes, no training"
+    needs_data = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.damp < 1:
+            raise UsageError(f"damp is {self.damp}; it must be between 0 and 1, for example 0.01")
+
+    def refuse(self, spec: LinearSpec, adapter: Adapter | None) -> str | None:
+        """Serves every scheme and architecture."""
+
+    def block(self, view: BlockView) -> dict[str, QTensor]:
+        """QTensor by linear name; each set of linears sees the inputs that the quantised ones before it produce."""
+        quantized: dict[str, QTensor] = {}
+        with view.quantized_activations():
+            for names in view.reading_order():
+                moments = Moments()
+                view.observe(view.inputs, {names[0]: [moments]})
+                for name in names:
+                    layer = view.linear(name)
+                    gram = moments.gram(layer.in_features).to(layer.weight.device)
+                    quantized[name] = solve(layer.weight.detach(), gram, view.specs[name].weight, view.storage, self)
+                    layer.weight.data.copy_(quantized[name].dequantize())
+        return quantized
+
+
+def visiting_order(energy: Tensor, width: int) -> Tensor:
+    """energy (K,) -> permutation (K,): groups of `width` columns by falling peak energy, columns likewise inside each."""
+    groups = energy.view(-1, width)
+    inside = groups.argsort(dim=1, descending=True, stable=True)
+    among = groups.amax(1).argsort(descending=True, stable=True)
+    return (inside + torch.arange(groups.shape[0], device=energy.device).unsqueeze(1) * width)[among].reshape(-1)
+
+
+def inverse_factor(gram: Tensor, damp: float) -> Tensor:
+    """gram (K, K) -> upper Cholesky factor of its inverse (K, K), in float64; the damping grows until it exists."""
+    hessian = gram.double()
+    mean = hessian.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    for scale in (damp, 10 * damp, 100 * damp, 1000 * damp):
+        damped = hessian + scale * mean * torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed:
+                return upper
+    return torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
+
+
+def solve(weight: Tensor, gram: Tensor, spec: QuantSpec, storage: torch.dtype, settings: GPTQ) -> QTensor:
+    """weight (N, K), gram (K, K) = sum of x x^T -> QTensor whose error is small where the inputs have energy."""
+    n, k = weight.shape
+    width = spec.width(k)
+    order = visiting_order(gram.diagonal(), width) if settings.order else torch.arange(k, device=weight.device)
+    work = weight.float()[:, order].clone()
+    factor = inverse_factor(gram[order][:, order], settings.damp).float()
+    codes = torch.empty_like(work)
+    scales, zeros = [], []
+    step = width * max(1, 128 // width) if width <= 128 else (128 if width % 128 == 0 else width)
+    for start in range(0, k, step):
+        stop = min(start + step, k)
+        errors = torch.empty(n, stop - start, device=work.device)
+        for column in range(start, stop):
+            if column % width == 0:
+                grid = minmax_grid(work[:, column : column + width], QuantSpec(spec.bits, -1, spec.symmetric), storage)
+                scales.append(grid[0])
+                zeros.append(grid[1])
+            scale, zero = scales[-1][:, 0], zeros[-1][:, 0]
+            code = ((work[:, column] / scale).round() + zero).clamp(0, spec.qmax)
+            codes[:, column] = code
+            error = (work[:, column] - (code - zero) * scale) / factor[column, column]
+            errors[:, column - start] = error
+            work[:, column:stop].addr_(error, factor[column, column:stop], alpha=-1)
+        work[:, stop:] -= errors @ factor[start:stop, stop:]
+    return _ordered(codes, scales, zeros, order, spec, storage)
+
+
+def _ordered(
+    codes: Tensor, scales: list[Tensor], zeros: list[Tensor], order: Tensor, spec: QuantSpec, storage: torch.dtype
+) -> QTensor:
+    """Columns and groups in visiting order -> QTensor in the weight's own order."""
+    back = order.argsort()
+    width = spec.width(codes.shape[1])
+    groups = (order[::width] // width).argsort()
+    return QTensor(
+        codes[:, back].to(torch.uint8),
+        torch.cat(scales, 1)[:, groups].to(storage),
+        torch.cat(zeros, 1)[:, groups].to(torch.uint8),
+        spec,
+    )

@@ -1,0 +1,161 @@
+"""BlockView: all that a method may see and change of one decoder block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from omniq.attention import set_attention
+from omniq.calibrate.capture import BlockCalls
+from omniq.calibrate.heads import Heads
+from omniq.calibrate.stats import Statistic, watching
+from omniq.grid import fake_quantize_tokens
+from omniq.models.adapter import Adapter
+from omniq.spec import ActSpec, LinearSpec
+
+
+@contextmanager
+def quantized_inputs(module: nn.Module, specs: Mapping[str, LinearSpec]) -> Iterator[None]:
+    """While open, the named linears of `module` see their inputs through their per-token grid.
+
+    Linears that read the same tensor (q, k, v) share one quantised copy.
+    """
+    last: list[tuple[Tensor, ActSpec, Tensor]] = []
+
+    def quantize(spec: ActSpec) -> Callable[..., tuple[Tensor, ...]]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            if not (last and last[0][0] is args[0] and last[0][1] == spec):
+                last[:] = [(args[0], spec, fake_quantize_tokens(args[0], spec))]
+            return (last[0][2], *args[1:])
+
+        return hook
+
+    handles = [
+        module.get_submodule(name).register_forward_pre_hook(quantize(spec.input))
+        for name, spec in specs.items()
+        if spec.input is not None
+    ]
+    try:
+        yield
+    finally:
+        last.clear()
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class Trace:
+    """What a method reports of its work on a block: losses relative to the target's power, and what went wrong."""
+
+    before: float | None = None
+    after: float | None = None
+    skipped_steps: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class BlockView:
+    """One decoder block under calibration.
+
+    module: its parameters in float32, changed in place by folds. specs: LinearSpec by linear name inside the block.
+    inputs: what the quantised predecessors produced (B, T, D). target: the original block on the original model's
+    stream (B, T, D). augmented: the original block on `inputs`, made on demand. All three are None without data.
+    storage: dtype of scales and of unquantised tensors in the checkpoint. attention: grid of q, k, v inside attention.
+    """
+
+    index: int
+    name: str
+    module: nn.Module
+    specs: dict[str, LinearSpec]
+    adapter: Adapter | None
+    heads: Heads | None
+    calls: BlockCalls | None
+    inputs: Tensor | None
+    target: Tensor | None
+    storage: torch.dtype
+    attention: ActSpec | None
+    autocast: torch.dtype | None
+    seed: int
+    trace: Trace = field(default_factory=Trace)
+
+    def linear(self, name: str) -> nn.Linear:
+        """A linear layer by its name inside the block."""
+        return self.module.get_submodule(name)
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Autocast to the fast dtype, or nothing."""
+        device = next(self.module.parameters()).device.type
+        return torch.autocast(device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def quantized_activations(self) -> AbstractContextManager[None]:
+        """While open, linears quantise their inputs and attention its q, k and v, as at run time."""
+        return activation_grids(self.module, self.specs, self.attention)
+
+    def batches(self, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Aligned batches (b, T, D) of the given streams (B, T, D)."""
+        return zip(*(stream.split(self.calls.batch) for stream in streams), strict=True)
+
+    def call(self, hidden: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """hidden (b, T, D) -> output (b, T, D) float32; `params` replace parameters of the same name for this call."""
+        device = next(self.module.parameters()).device
+
+        def block(x: Tensor, **kwargs: object) -> object:
+            if params is None:
+                return self.module(x, **kwargs)
+            return torch.func.functional_call(self.module, dict(params), (x,), kwargs)
+
+        with self.precision():
+            return self.calls.forward(self.index, block, hidden.to(device)).float()
+
+    @torch.no_grad()
+    def run(self, stream: Tensor) -> Tensor:
+        """stream (B, T, D) through the block as it stands -> (B, T, D) float32."""
+        return torch.cat([self.call(batch).to(stream.device) for (batch,) in self.batches(stream)])
+
+    @torch.no_grad()
+    def observe(
+        self,
+        stream: Tensor,
+        inputs: Mapping[str, Iterable[Statistic]],
+        outputs: Mapping[str, Iterable[Statistic]] | None = None,
+    ) -> None:
+        """Feeds statistics with inputs and outputs of submodules while `stream` (B, T, D) runs through the block."""
+        with watching(self.module, dict(inputs), dict(outputs or {})):
+            self.run(stream)
+
+    def reading_order(self) -> list[list[str]]:
+        """Linears grouped by the tensor they read, in the order the block computes them; from one batch."""
+        seen: list[tuple[Tensor, list[str]]] = []
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                if seen and seen[-1][0] is args[0]:
+                    seen[-1][1].append(name)
+                else:
+                    seen.append((args[0], [name]))
+
+            return hook
+
+        handles = [self.linear(name).register_forward_pre_hook(note(name)) for name in self.specs]
+        with torch.no_grad():
+            self.call(self.inputs[: self.calls.batch])
+        for handle in handles:
+            handle.remove()
+        order = [names for _, names in seen]
+        reached = {name for names in order for name in names}
+        return order + [[name] for name in self.specs if name not in reached]
+
+
+@contextmanager
+def activation_grids(module: nn.Module, specs: Mapping[str, LinearSpec], attention: ActSpec | None) -> Iterator[None]:
+    """While open, `module` quantises activations: inputs of the named linears, and q, k, v inside attention."""
+    set_attention(module, attention)
+    try:
+        with quantized_inputs(module, specs):
+            yield
+    finally:
+        set_attention(module, None)

@@ -1,0 +1,42 @@
+"""The definition of a quantised linear layer: plain torch, slow on purpose. Every other kernel is tested against it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omniq.grid import fake_quantize_tokens
+from omniq.kernels.dispatch import KERNELS
+from omniq.qtensor import QTensor
+from omniq.spec import LinearSpec
+
+
+def linear(x: Tensor, q: QTensor, spec: LinearSpec) -> Tensor:
+    """x (..., K), q (N, K) -> (..., N) in x.dtype: x through its per-token grid, then x @ w.T accumulated in float32.
+
+    The grid of x is computed in x.dtype, as plain transformers does. A float64 x is computed in float64 throughout.
+    """
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    exact = fake_quantize_tokens(x, spec.input).to(work)
+    return (exact @ q.dequantize(work).T).to(x.dtype)
+
+
+class Reference:
+    """linear() as a kernel: runs everything everywhere, and expands the whole weight at every call."""
+
+    priority = 0
+
+    def refuse(self, spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str | None:
+        """Never refuses."""
+        return None
+
+    def prepack(self, q: QTensor, spec: LinearSpec) -> dict[str, Tensor]:
+        """The QTensor as it is: codes (N, K) uint8, scales (N, G), zeros (N, G) uint8."""
+        return {"codes": q.codes, "scales": q.scales, "zeros": q.zeros}
+
+    def apply(self, x: Tensor, packed: dict[str, Tensor], spec: LinearSpec) -> Tensor:
+        """x (M, K) -> (M, N) in x.dtype."""
+        return linear(x, QTensor(packed["codes"], packed["scales"], packed["zeros"], spec.weight), spec)
+
+
+KERNELS.add("reference")(Reference())

@@ -1,0 +1,76 @@
+"""The model card of a quantised checkpoint."""
+
+from __future__ import annotations
+
+import json
+
+from omniq import __version__
+from omniq.calibrate.data import CalibrationData
+from omniq.eval.compare import Comparison
+from omniq.recipe import Recipe
+
+CARD = """---
+base_model: {base}
+library_name: transformers
+tags: [omniq, quantized, {scheme}]
+---
+# {base}, quantised to {scheme}
+
+{bits:.2f} bits per quantised weight, scales included. Made with omniq {version}, preset `{preset}`.
+
+## Load
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer   # needs the package compressed-tensors
+model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
+```
+```python
+import omniq                                                   # on omniq's packed kernels
+model = omniq.load("PATH_OF_THIS_FOLDER")
+```
+{loaders}
+
+## Quality
+{quality}
+
+## Recipe
+Calibration data: {data}.
+```json
+{recipe}
+```
+"""
+
+
+def model_card(
+    base: str,
+    recipe: Recipe,
+    bits: float,
+    data: CalibrationData | None,
+    measured: Comparison | None,
+    loaders: tuple[str, ...],
+) -> str:
+    """README.md: how to load the checkpoint, what was measured and how it was made."""
+    name = base.rstrip("/").rsplit("/", 1)[-1]
+    return CARD.format(
+        base=name,
+        scheme=recipe.scheme,
+        bits=bits,
+        version=__version__,
+        preset=recipe.preset,
+        loaders="\n".join(f"- {line}" for line in loaders),
+        quality=quality(measured),
+        data=data.description if data else "none (the preset looks at the weights alone)",
+        recipe=json.dumps(recipe.to_dict(), indent=2),
+    )
+
+
+def quality(measured: Comparison | None) -> str:
+    """A table of what was measured, or the sentence that nothing was."""
+    if measured is None:
+        return "Not measured. `omniq eval PATH --against ORIGINAL --text FILE` measures it."
+    return (
+        "| | original | quantised |\n|---|---|---|\n"
+        f"| perplexity | {measured.ppl_original:.3f} | {measured.ppl:.3f} |\n"
+        f"| KL to the original, nats per token | 0 | {measured.kl:.4f} |\n"
+        f"| same best next token | 1 | {measured.top1:.4f} |"
+    )

@@ -1,0 +1,105 @@
+"""The command `omniq`. Nothing here or in the modules it imports loads torch: `omniq --help` answers at once."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from omniq import __version__
+from omniq.cli import eval as eval_command
+from omniq.cli import fetch_demo, generate, info, quantize
+from omniq.cli import list as list_command
+from omniq.errors import OmniqError, OutputError
+
+INTERRUPTED = 130
+OUT_OF_MEMORY = 8
+
+app = typer.Typer(
+    name="omniq",
+    help="Turn a language model into a low-bit one, measure what that did, and run it.",
+    epilog="Start with: omniq quantize MODEL -o OUT --wbits 4. Add --debug to any command for the full error report.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("quantize", no_args_is_help=True)(quantize.command)
+app.command("eval", no_args_is_help=True)(eval_command.command)
+app.command("generate", no_args_is_help=True)(generate.command)
+app.command("info")(info.command)
+app.command("list", no_args_is_help=True)(list_command.command)
+app.command("fetch-demo", no_args_is_help=True)(fetch_demo.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"omniq {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error came from (works after any command).")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with a code that tells what happened (omniq/errors.py, 130, 8, 2)."""
+    given = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in given
+    words = [word for word in given if word != "--debug"]
+    try:
+        app(words, prog_name="omniq")
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            _say(interrupted(words))
+        raise
+    except (OmniqError, MemoryError, OSError, RuntimeError) as error:
+        known = explained(error)
+        if debug or known is None:
+            raise
+        sentence, code = known
+        _say(sentence)
+        sys.exit(code)
+
+
+def explained(error: Exception) -> tuple[str, int] | None:
+    """The sentence and the exit code for an error that a user can do something about, or None for any other."""
+    if isinstance(error, OmniqError):
+        return str(error), error.exit_code
+    # torch reports a failed allocation as a RuntimeError: on the CPU only its text tells.
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    ):
+        return "out of memory; use fewer --samples, a shorter --length, or a machine with more memory", OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"the disk is full{where}; free some space and run the same command again", OutputError.exit_code
+        return f"{error.strerror}{where}", OutputError.exit_code
+    return None
+
+
+def interrupted(words: Sequence[str]) -> str:
+    """What to tell a user who pressed Ctrl-C."""
+    resumes = "; run the same command again to go on where it stopped" if words[:1] == ["quantize"] else ""
+    return f"interrupted{resumes}"
+
+
+def _say(sentence: str) -> None:
+    """One red sentence on standard error."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"omniq: {sentence}", style="red", markup=False)

@@ -1,0 +1,87 @@
+"""omniq list: what can be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+from omniq.cli import options as o
+
+Row = dict[str, Any]
+
+
+class Kind(str, Enum):
+    """What can be listed."""
+
+    presets = "presets"
+    formats = "formats"
+    kernels = "kernels"
+    models = "models"
+
+
+def command(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: o.Json = False) -> None:
+    """List the presets, formats, kernels or model architectures that omniq knows."""
+    from omniq.cli.render import print_json, print_table, text
+
+    rows = LISTS[kind]()
+    if as_json:
+        return print_json({kind.value: rows})
+    print_table(
+        kind.value.capitalize(),
+        list(rows[0]) if rows else [],
+        [[text(value) for value in row.values()] for row in rows],
+    )
+
+
+def presets() -> list[Row]:
+    """The methods, with their options and defaults."""
+    from omniq.calibrate.method import METHODS
+
+    return [
+        {"name": name, "what it does": method.summary, "options": _defaults(method)} for name, method in METHODS.items()
+    ]
+
+
+def _defaults(method: type) -> str:
+    """'epochs=20, alpha=0.5'."""
+    pairs = [
+        f"{f.name}={'auto' if f.default is None else f.default}" for f in fields(method) if f.default is not MISSING
+    ]
+    return ", ".join(pairs) or "none"
+
+
+def formats() -> list[Row]:
+    """The checkpoint layouts."""
+    from omniq.formats.base import FORMATS
+
+    return [{"name": name, "loaded by": form.loaders} for name, form in FORMATS.items()]
+
+
+def kernels() -> list[Row]:
+    """The kernels and their state on this machine."""
+    from omniq.cli.info import kernel_states
+
+    return [{"name": name, "on this machine": state} for name, state in kernel_states().items()]
+
+
+def models() -> list[Row]:
+    """The architectures with a table; the last row says what happens without one."""
+    from omniq.models.adapter import ADAPTERS
+
+    rows = [{"name": name, "model types": ", ".join(adapter.model_types)} for name, adapter in ADAPTERS.items()]
+    return [
+        *rows,
+        {"name": "any other", "model types": "decoder-only causal language models: presets without transformations"},
+    ]
+
+
+LISTS: dict[Kind, Callable[[], list[Row]]] = {
+    Kind.presets: presets,
+    Kind.formats: formats,
+    Kind.kernels: kernels,
+    Kind.models: models,
+}

@@ -1,0 +1,161 @@
+"""The options of the command line: each one's type, help text and panel, written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.models import OptionInfo
+
+BITS, DATA, METHOD, CHECK, RUN, OUTPUT = (
+    "Number format",
+    "Calibration data",
+    "Method",
+    "Measure the result",
+    "Where and how to run",
+    "Output",
+)
+
+
+def option(*names: str, panel: str, help: str, default: str | None = None, metavar: str | None = None) -> OptionInfo:
+    """An option that is None unless given; `default`: what then holds, in words for the help."""
+    shown = f" [dim]\\[default: {default}][/dim]" if default else ""
+    return typer.Option(*names, rich_help_panel=panel, help=help + shown, show_default=False, metavar=metavar)
+
+
+Model = Annotated[str, typer.Argument(help="Hub id, folder or GGUF file of a causal language model.", metavar="MODEL")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="Folder to write the quantised model to.", rich_help_panel=OUTPUT, show_default=False
+    ),
+]
+Checkpoint = Annotated[Path, typer.Argument(help="Folder that omniq quantize wrote.", metavar="OUT")]
+
+WBits = Annotated[int | None, option("--wbits", "-w", panel=BITS, default="4", help="Bits of a weight, 2 to 8.")]
+ABits = Annotated[
+    int | None,
+    option("--abits", "-a", panel=BITS, default="16", help="Bits of an activation, 2 to 8; 16 leaves them alone."),
+]
+GroupSize = Annotated[
+    int | None,
+    option(
+        "--group-size", "-g", panel=BITS, default="128", help="Weights that share a scale; -1: one scale per channel."
+    ),
+]
+Symmetric = Annotated[
+    bool | None,
+    option(
+        "--symmetric/--asymmetric",
+        panel=BITS,
+        default="symmetric",
+        help="Asymmetric: each group also has a zero point; fewer runtimes load it.",
+    ),
+]
+ActSymmetric = Annotated[
+    bool | None,
+    option(
+        "--act-symmetric/--act-asymmetric",
+        panel=BITS,
+        default="symmetric",
+        help="The same for activations (with --abits below 16).",
+    ),
+]
+Attention = Annotated[
+    bool | None,
+    option(
+        "--attention/--no-attention",
+        panel=BITS,
+        default="on",
+        help="With --abits below 16, also quantise q, k and v inside attention.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    option("--format", panel=BITS, default="compressed-tensors", help="Layout of the checkpoint: omniq list formats."),
+]
+
+Preset = Annotated[
+    str | None, option("--preset", "-p", panel=METHOD, default="omniquant", help="Method: omniq list presets.")
+]
+Epochs = Annotated[int | None, option("--epochs", panel=METHOD, help="Passes over the calibration data per block.")]
+BatchSize = Annotated[int | None, option("--batch-size", panel=METHOD, default="1", help="Sequences per step.")]
+Let = Annotated[
+    bool | None, option("--let/--no-let", panel=METHOD, help="Learn equivalent transformations between layers.")
+]
+LwcLr = Annotated[float | None, option("--lwc-lr", panel=METHOD, help="Learning rate of the weight clipping.")]
+LetLr = Annotated[float | None, option("--let-lr", panel=METHOD, help="Learning rate of the transformations.")]
+Alpha = Annotated[
+    float | None,
+    option("--alpha", panel=METHOD, help="Start of the transformations: 0 looks at weights, 1 at activations."),
+]
+AugLoss = Annotated[
+    bool | None, option("--aug-loss/--no-aug-loss", panel=METHOD, help="Also match the block on quantised inputs.")
+]
+Set = Annotated[
+    list[str] | None,
+    option("--set", panel=METHOD, metavar="KEY=VALUE", help="Any other option of the preset (repeatable)."),
+]
+Config = Annotated[
+    Path | None, option("--config", panel=METHOD, help="Recipe in YAML; options given here win over it.")
+]
+
+Calib = Annotated[
+    str | None,
+    option(
+        "--calib",
+        "-c",
+        panel=DATA,
+        default="self",
+        help="self (the model writes the text), a .txt, .jsonl or .parquet file, or a hub data set ID[:CONFIG].",
+    ),
+]
+Samples = Annotated[int | None, option("--samples", panel=DATA, default="128", help="Number of sequences.")]
+Length = Annotated[int | None, option("--length", panel=DATA, default="2048", help="Tokens per sequence.")]
+Seed = Annotated[int | None, option("--seed", panel=DATA, default="0", help="Seed of everything random.")]
+Split = Annotated[str | None, option("--split", panel=DATA, default="train", help="Split of a hub data set.")]
+Column = Annotated[
+    str | None, option("--column", panel=DATA, default="text", help="Column of a table that holds the text.")
+]
+
+EvalText = Annotated[
+    Path | None, option("--eval", panel=CHECK, metavar="FILE", help="Text to compare the result with the original on.")
+]
+EvalWindows = Annotated[
+    int, typer.Option("--eval-windows", help="Windows of it, spread evenly; 0: all.", rich_help_panel=CHECK)
+]
+EvalLength = Annotated[int, typer.Option("--eval-length", help="Tokens per window.", rich_help_panel=CHECK)]
+
+Text = Annotated[Path | None, option("--text", panel=CHECK, metavar="FILE", help="Text to measure perplexity on.")]
+Against = Annotated[
+    str | None,
+    option("--against", panel=CHECK, metavar="MODEL", help="The original, to measure KL and agreement with."),
+]
+Windows = Annotated[
+    int, typer.Option("--windows", help="Windows of the text, spread evenly; 0: all.", rich_help_panel=CHECK)
+]
+WindowLength = Annotated[int, typer.Option("--length", help="Tokens per window.", rich_help_panel=CHECK)]
+Batch = Annotated[int, typer.Option("--batch", help="Windows run at a time.", rich_help_panel=CHECK)]
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)]
+DType = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)]
+Revision = Annotated[str | None, option("--revision", panel=RUN, help="Branch, tag or commit of a hub model.")]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run Python code that the model's folder brings along.", rich_help_panel=RUN
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan, memory and sizes; write nothing.", rich_help_panel=RUN)
+]
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is in the output folder.", rich_help_panel=OUTPUT)
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object and nothing else on standard output.", rich_help_panel=OUTPUT),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.", rich_help_panel=OUTPUT)]

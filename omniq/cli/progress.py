@@ -1,0 +1,86 @@
+"""What the user sees while blocks are quantised: a bar on a terminal, plain lines elsewhere, on standard error."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from omniq.events import BlockDone, Event, Notice, Started
+
+
+def duration(seconds: float) -> str:
+    """75.2 -> '1 min 15 s'."""
+    whole = round(seconds)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def block_line(event: BlockDone, mean_seconds: float) -> str:
+    """One finished block in words, with an estimate of the time left from the mean time of a block so far."""
+    left = (event.blocks - event.index - 1) * mean_seconds
+    parts = [f"block {event.index + 1}/{event.blocks}"]
+    if event.loss_after is not None:
+        before = f"{event.loss_before:.3g} -> " if event.loss_before is not None else ""
+        parts.append(f"loss {before}{event.loss_after:.3g}")
+    if event.skipped_steps:
+        parts.append(f"{event.skipped_steps} steps skipped (loss not finite)")
+    parts += [duration(event.seconds), f"about {duration(left)} left" if left else "done"]
+    return ", ".join(parts)
+
+
+class ProgressReport(AbstractContextManager):
+    """A listener for the events of a run; `quiet` shows notices alone."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.quiet, self.spent, self.finished = quiet, 0.0, 0
+        self.bar: Progress | None = None
+        if not quiet and self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TimeElapsedColumn(),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.console.print(f"[yellow]note:[/yellow] {escape(event.text)}")
+        elif isinstance(event, Started):
+            self._started(event)
+        else:
+            self._block_done(event)
+
+    def _started(self, event: Started) -> None:
+        self._line(event.description)
+        if event.resumed_at:
+            self._line(f"going on at block {event.resumed_at + 1} of {event.blocks}; the earlier ones are done")
+        if self.bar:
+            self.bar.add_task("blocks", total=event.blocks, completed=event.resumed_at)
+
+    def _block_done(self, event: BlockDone) -> None:
+        self.spent, self.finished = self.spent + event.seconds, self.finished + 1
+        self._line(block_line(event, self.spent / self.finished))
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=event.index + 1)
+
+    def _line(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(escape(text))

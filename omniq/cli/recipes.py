@@ -1,0 +1,100 @@
+"""From a recipe file and the options of the command line to a Recipe; an option given wins over the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omniq.calibrate.method import METHODS
+from omniq.errors import UsageError
+from omniq.recipe import Recipe, read_recipe
+from omniq.spec import FLOAT_BITS, LinearSpec, QuantSpec, act_spec
+
+DEFAULT_SCHEME = "W4A16g128"
+DATA = {
+    "calib": "source",
+    "samples": "samples",
+    "length": "length",
+    "seed": "seed",
+    "split": "split",
+    "column": "column",
+}
+METHOD = ("epochs", "let", "lwc_lr", "let_lr", "alpha", "aug_loss")
+PLAIN = ("preset", "attention", "batch_size", "format", "seed")
+
+Values = Mapping[str, Any]
+
+
+def recipe_from(config: Path | None, params: Values) -> Recipe:
+    """params: the command's parameters by name, None where not given. config: a YAML file, or None."""
+    base = read_recipe(config) if config else {}
+    values = recipe_values(base, params)
+    check_option_types(values.get("preset", Recipe.preset), values["options"])
+    return Recipe.from_dict(values, str(config) if config else "the command line")
+
+
+def check_option_types(preset: str, options: Any) -> None:
+    """Raises UsageError for an option whose value is not of the kind of its default, such as a word for a number."""
+    defaults = {f.name: f.default for f in fields(METHODS[preset])}
+    for name, value in options.items() if isinstance(options, Mapping) else ():
+        default = defaults.get(name)
+        fits = (int, float) if type(default) is float else type(default)
+        if default is not None and (
+            not isinstance(value, fits) or isinstance(value, bool) != isinstance(default, bool)
+        ):
+            raise UsageError(
+                f"option {name} of preset {preset!r} is {value!r}; it must be of the kind of its default, {default!r}"
+            )
+
+
+def recipe_values(base: Values, params: Values) -> dict[str, Any]:
+    """The mapping of a recipe file with the given parameters put over it."""
+    given = {name: value for name, value in params.items() if value is not None}
+    values = {**base, **{name: given[name] for name in PLAIN if name in given}}
+    values["scheme"] = str(scheme(str(base.get("scheme", DEFAULT_SCHEME)), given))
+    values["data"] = _over(base, "data", {key: given[name] for name, key in DATA.items() if name in given})
+    # Options in the file belong to the preset in the file.
+    kept = base if given.get("preset", base.get("preset")) == base.get("preset") else {}
+    options = {name: given[name] for name in METHOD if name in given}
+    values["options"] = _over(kept, "options", options | assignments(given.get("set_") or []))
+    return values
+
+
+def _over(base: Values, key: str, given: Values) -> Any:
+    """The mapping base[key] with `given` over it; what is no mapping is left for Recipe.from_dict to refuse."""
+    found = base.get(key) or {}
+    return {**found, **given} if isinstance(found, Mapping) else found
+
+
+def scheme(base: str, given: Values) -> LinearSpec:
+    """`base`, such as 'W4A16g128', with the given bits, group size and symmetries in its place."""
+    spec = LinearSpec.parse(base)
+    weight = QuantSpec(
+        given.get("wbits", spec.weight.bits),
+        given.get("group_size", spec.weight.group_size),
+        given.get("symmetric", spec.weight.symmetric),
+    )
+    bits = given.get("abits", spec.input.bits if spec.input else FLOAT_BITS)
+    if bits == FLOAT_BITS and "act_symmetric" in given:
+        raise UsageError("--act-symmetric and --act-asymmetric need quantised activations; add for example --abits 8")
+    return LinearSpec(weight, act_spec(bits, given.get("act_symmetric", spec.input.symmetric if spec.input else True)))
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """['damp=0.1', 'order=false'] -> {'damp': 0.1, 'order': False}; values are read as YAML."""
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {text!r} is not of the form key=value, for example --set damp=0.05")
+        try:
+            values[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(
+                f"--set {text!r}: the value is not valid YAML; write for example --set damp=0.05"
+            ) from None
+    return values

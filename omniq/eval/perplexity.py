@@ -1,0 +1,31 @@
+"""Perplexity: exp of the mean negative log-likelihood in nats, every predicted token weighing the same."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from omniq.eval.base import EVALUATORS, Evaluator
+
+
+def nll(log_p: Tensor, targets: Tensor) -> Tensor:
+    """log-probabilities (M, V), true tokens (M,) -> negative log-likelihood (M,) in nats."""
+    return -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def perplexity(mean_nll: float) -> float:
+    """exp(mean_nll); infinite where that overflows."""
+    return math.exp(mean_nll) if mean_nll < 700 else math.inf
+
+
+def _quantised(p: Tensor, q: Tensor, targets: Tensor) -> Tensor:
+    return nll(q, targets)
+
+
+def _original(p: Tensor, q: Tensor, targets: Tensor) -> Tensor:
+    return nll(p, targets)
+
+
+EVALUATORS.add("ppl")(Evaluator(_quantised, "quantised", "perplexity of the quantised model", perplexity))
+EVALUATORS.add("ppl_original")(Evaluator(_original, "original", "perplexity of the original", perplexity))

@@ -1,0 +1,46 @@
+"""What a running quantisation tells whoever started it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Started:
+    """Calibration begins. resumed_at: first block still to do, 0 for a fresh run. description: one line for people."""
+
+    blocks: int
+    resumed_at: int
+    description: str
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """Block `index` of `blocks` (from 0) is finished and stored.
+
+    loss_before, loss_after: its calibration loss at the start and at the end, None for a method that has none.
+    skipped_steps: steps left out because their loss was not finite.
+    """
+
+    index: int
+    blocks: int
+    seconds: float
+    loss_before: float | None = None
+    loss_after: float | None = None
+    skipped_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence the user should read."""
+
+    text: str
+
+
+Event = Started | BlockDone | Notice
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The listener that does nothing."""

@@ -1,0 +1,20 @@
+"""All that touches transformers: models opened for calibration, dense models, tokenizers, GGUF files."""
+
+from omniq.hf.files import convert_gguf, load_dense, load_tokenizer, quiet, resolve
+from omniq.hf.model import OpenModel, open_model
+from omniq.hf.skeleton import ATTENTION, build_skeleton
+from omniq.source import cache_folder, offline
+
+__all__ = [
+    "ATTENTION",
+    "OpenModel",
+    "build_skeleton",
+    "cache_folder",
+    "convert_gguf",
+    "load_dense",
+    "load_tokenizer",
+    "offline",
+    "open_model",
+    "quiet",
+    "resolve",
+]

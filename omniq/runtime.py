@@ -1,0 +1,113 @@
+"""load: a quantised checkpoint as a Hugging Face causal LM whose linears run on omniq's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omniq.attention import set_attention
+from omniq.calibrate.run import assign
+from omniq.errors import ModelError
+from omniq.eval.size import bits_per_weight, checkpoint_bytes
+from omniq.formats.base import FORMATS
+from omniq.hf import OpenModel, open_model
+from omniq.nn import QuantLinear, swap_linear
+from omniq.source import config_values
+from omniq.spec import ActSpec, LinearSpec
+
+
+def load(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+    """The causal LM in the folder `path`, for inference: generate(), forward() as any transformers model.
+
+    dtype: of activations and unquantised weights; None takes the checkpoint's. Activation grids, also those inside
+    attention, are those of calibration.
+    """
+    model = open_model(Path(path), quantized=True)
+    place = torch.device(device)
+    for name, (q, spec) in quantized_linears(model).items():
+        bias = f"{name}.bias"
+        held = model.skeleton.get_submodule(name).bias is not None
+        work = dtype or model.dtype
+        swap_linear(model.skeleton, name, QuantLinear(q, spec, model.read(bias).to(work) if held else None, place))
+    names = [name for name, param in model.skeleton.named_parameters() if param.is_meta]
+    assign(model.skeleton, {name: model.read(name).to(place, dtype or model.dtype) for name in names})
+    attention = (model.raw.get("omniq") or {}).get("attention")
+    set_attention(model.skeleton, ActSpec(**attention) if attention else None)
+    model.skeleton.config.use_cache = True
+    return model.skeleton.to(place)
+
+
+class quantized_linears:
+    """The quantised linears of an opened checkpoint, read one at a time: items() gives (name, (QTensor, LinearSpec))."""
+
+    def __init__(self, model: OpenModel) -> None:
+        self.model = model
+        self.form, self.specs = format_of(model)
+
+    def items(self):
+        """(module name, (QTensor, spec)), in the model's order."""
+        for name in self.model.linears:
+            stored = self.model.stored_name(f"{name}.weight").removesuffix(".weight")
+            spec = self.specs.get(stored)
+            if spec is None:
+                continue
+            leaves = {leaf: self.model.reader.read(f"{stored}.{leaf}") for leaf in self.form.leaves(spec)}
+            shape = tuple(self.model.skeleton.get_submodule(name).weight.shape)
+            yield name, (self.form.unpack(leaves, spec, shape), spec)
+
+
+def format_of(model: OpenModel) -> tuple[Any, dict[str, LinearSpec]]:
+    """The format of a checkpoint and the spec of every quantised linear, by its name in the checkpoint."""
+    config = model.raw.get("quantization_config")
+    if not config:
+        raise ModelError(
+            f"{model.folder} is not quantised (its config.json has no quantization_config); load it with transformers, or quantise it first"
+        )
+    names = tuple(model.stored_name(f"{name}.weight").removesuffix(".weight") for name in model.linears)
+    for _, form in FORMATS.items():
+        specs = form.parse(config, names)
+        if specs is not None:
+            return form, specs
+    known = ", ".join(FORMATS)
+    raise ModelError(f"{model.folder} was quantised with method {config.get('quant_method')!r}; omniq reads: {known}")
+
+
+def forward_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """ids (B, T) -> logits (B, T, V), without gradients or cache."""
+    device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def forward(ids: Tensor) -> Tensor:
+        return model(input_ids=ids.to(device), use_cache=False).logits
+
+    return forward
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds: scheme, bits per weight, size, recipe and measured quality."""
+    raw = config_values(Path(path))
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "model_type": raw.get("model_type"),
+        "size": checkpoint_bytes(Path(path)),
+    }
+    if not raw.get("quantization_config"):
+        return facts | {"quantized": False}
+    model = open_model(Path(path), quantized=True)
+    form, specs = format_of(model)
+    sizes, groups = [], {}
+    for name, (q, spec) in quantized_linears(model).items():
+        sizes.append((q.bits_per_weight(), q.codes.numel()))
+        groups.setdefault(str(spec), []).append(name)
+    return facts | {
+        "quantized": True,
+        "format": raw["quantization_config"].get("quant_method"),
+        "schemes": {scheme: len(names) for scheme, names in groups.items()},
+        "bits_per_weight": bits_per_weight(sizes),
+        "loaders": form.loaded_by(next(iter(specs.values()))) if specs else (),
+        "omniq": raw.get("omniq"),
+    }

@@ -1,0 +1,93 @@
+"""Before success is reported: what was written reads back as what was calibrated, in numbers and in output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omniq.assemble import tensor_digest, weight_digest
+from omniq.calibrate.capture import BlockCalls
+from omniq.calibrate.run import Settings, Streams, Subject, assign
+from omniq.calibrate.view import activation_grids
+from omniq.checkpoint import Reader
+from omniq.errors import VerificationError
+from omniq.formats.base import Format
+from omniq.spec import LinearSpec
+
+TOLERANCE = 1e-5
+"""Relative squared difference of the last hidden states; the numbers are the same, only the order of sums may differ."""
+
+
+def check_tensors(
+    result: Path,
+    form: Format,
+    linears: Mapping[str, tuple[str, LinearSpec, tuple[int, int]]],
+    digests: Mapping[str, str],
+) -> None:
+    """Unpacks every linear of the written folder and compares its weight with what calibration computed.
+
+    linears: module name -> (name in the checkpoint, spec, (N, K)). digests: name -> hash of the calibrated weight, or
+    of a folded parameter by its checkpoint name.
+    """
+    reader = Reader(result)
+    for name, (stored, spec, shape) in linears.items():
+        leaves = {leaf: reader.read(f"{stored}.{leaf}") for leaf in form.leaves(spec)}
+        if weight_digest(form.unpack(leaves, spec, shape)) != digests[name]:
+            raise VerificationError(
+                f"{name} reads back from {result} as other numbers than were calibrated; do not use this checkpoint"
+            )
+    for name in digests.keys() - linears.keys():
+        if tensor_digest(reader.read(name)) != digests[name]:
+            raise VerificationError(
+                f"{name} reads back from {result} as other numbers than were calibrated; do not use this checkpoint"
+            )
+
+
+class Replay:
+    """Runs the first batch through the written checkpoint, a block at a time, and compares with the calibrated stream."""
+
+    def __init__(
+        self,
+        written: Subject,
+        form: Format,
+        reader: Reader,
+        linears: Mapping[str, tuple[str, LinearSpec, tuple[int, int]]],
+    ) -> None:
+        self.written, self.form, self.reader, self.linears = written, form, reader, linears
+
+    def parameter(self, name: str) -> Tensor:
+        """A parameter of the skeleton as the checkpoint stands for it, float32."""
+        module = name.removesuffix(".weight")
+        if module not in self.linears:
+            return self.written.read(name).float()
+        stored, spec, shape = self.linears[module]
+        leaves = {leaf: self.reader.read(f"{stored}.{leaf}") for leaf in self.form.leaves(spec)}
+        return self.form.unpack(leaves, spec, shape).dequantize()
+
+    @torch.no_grad()
+    def check(self, calls: BlockCalls, streams: Streams, settings: Settings) -> None:
+        """streams: what calibration had after the last block."""
+        hidden = calls.first[: calls.batch]
+        for index, module in enumerate(self.written.modules()):
+            prefix = f"{self.written.blocks}.{index}."
+            names = [name for name, _ in module.named_parameters()]
+            assign(module, {name: self.parameter(prefix + name) for name in names})
+            specs = {n.removeprefix(prefix): s for n, s in self.written.specs.items() if n.startswith(prefix)}
+            with activation_grids(module, specs, settings.attention):
+                hidden = self._called(calls, index, module, hidden, settings)
+            assign(module, {name: module.get_parameter(name).to("meta") for name in names})
+        wanted = streams.quantized[: calls.batch]
+        error = float((hidden - wanted).square().mean() / wanted.square().mean())
+        if not error <= TOLERANCE:
+            raise VerificationError(
+                f"the written checkpoint computes other hidden states than calibration did (relative difference {error:.1e})"
+            )
+
+    @staticmethod
+    def _called(calls: BlockCalls, index: int, module: torch.nn.Module, hidden: Tensor, settings: Settings) -> Tensor:
+        enabled = settings.autocast is not None
+        with torch.autocast(hidden.device.type, dtype=settings.autocast or torch.bfloat16, enabled=enabled):
+            return calls.forward(index, module, hidden).float()

@@ -1,0 +1,153 @@
+"""What is installed, from which folder, and what happens to the native library without a compiler."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from omniq.kernels import native
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("omniq", "kernels", "calibrate")
+FILES = ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE")
+
+
+def dependency(name: str) -> Requirement:
+    """The line of `dependencies` in pyproject.toml for one package, found as text: tomllib is not in Python 3.10."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return Requirement(re.search(rf'"({name}[<>=][^"]*)"', text).group(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "admitted"),
+    [
+        ("torch", "2.10.0", True),
+        ("torch", "2.11.0", True),
+        ("torch", "2.13.0+cpu", True),
+        ("torch", "2.9.1", False),
+        ("torch", "3.0.0", False),
+        ("transformers", "5.13.0", True),
+        ("transformers", "5.17.0", True),
+        ("transformers", "5.12.0", False),
+    ],
+)
+def test_the_dependency_ranges_admit_what_the_project_runs_on(name: str, version: str, admitted: bool) -> None:
+    assert (version in dependency(name).specifier) is admitted
+
+
+def test_the_tested_combination_lies_inside_the_ranges() -> None:
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
+    for name in ("torch", "transformers", "compressed-tensors", "accelerate"):
+        assert pins[name] in dependency(name).specifier
+
+
+def test_no_folder_can_be_taken_for_the_package_named_kernels() -> None:
+    assert [*(ROOT / "kernels").rglob("__init__.py"), *(ROOT / "calibrate").rglob("__init__.py")] == []
+    assert not (ROOT / "conftest.py").exists()
+
+
+@pytest.mark.parametrize("folder", ["kernels", "calibrate"])
+def test_every_file_of_a_mapped_folder_is_a_module_of_omniq(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        name = ".".join(("omniq", *path.relative_to(ROOT).with_suffix("").parts))
+        assert importlib.util.find_spec(name) is not None, f"{name} cannot be imported"
+
+
+def test_the_native_library_is_loaded_or_the_reason_is_given() -> None:
+    if native.missing() is None:
+        assert native.cpu_isa() in ("avx512vnni", "avx2", "portable")
+        assert native.cpu_bfloat16() in (True, False)
+    else:
+        assert native.cpu_isa() is None
+        assert native.cpu_bfloat16() is None
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs /proc/cpuinfo to compare with")
+def test_the_instruction_set_is_the_one_the_system_reports() -> None:
+    if native.missing():
+        pytest.skip(native.missing())
+    flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]))
+    expected = "avx512vnni" if "avx512_vnni" in flags else "avx2" if {"avx2", "fma"} <= flags else "portable"
+    assert native.cpu_isa() == expected
+    assert native.cpu_bfloat16() is ("avx512_bf16" in flags)
+
+
+def test_an_absent_library_is_explained() -> None:
+    library, reason = native.open_library(native.library_path(()))
+    assert library is None
+    assert "not built" in reason
+    assert "install omniq again" in reason
+
+
+def test_a_library_that_does_not_load_is_explained(tmp_path: Path) -> None:
+    (tmp_path / native.LIBRARY).write_bytes(b"not a library")
+    library, reason = native.open_library(native.library_path((str(tmp_path / "nowhere"), str(tmp_path))))
+    assert library is None
+    assert str(tmp_path / native.LIBRARY) in reason
+
+
+def wheel_of(tree: Path, path: str = "") -> dict[str, bytes]:
+    """Builds a wheel of the sources in `tree`, with PATH=`path` if given: name in the wheel -> content."""
+    folder = tree / "wheel"
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-q"]
+    environment = {"PATH": path} if path else None
+    done = subprocess.run([*command, "-w", str(folder), str(tree)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of everything a build reads, to be changed freely."""
+    for package in ("pip", "scikit_build_core"):
+        pytest.importorskip(package, reason=f"builds a wheel with {package}")
+    if not shutil.which("cmake"):
+        pytest.skip("builds a wheel with cmake, which is not on PATH")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy2(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_the_wheel_holds_every_module_under_omniq_and_no_native_source(tree: Path) -> None:
+    names = wheel_of(tree).keys()
+    sources = {path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    assert sources
+    assert {name if name.startswith("omniq/") else f"omniq/{name}" for name in sources} <= names
+    outside = {name.split("/")[0] for name in names} - {"omniq"}
+    assert all(name.endswith(".dist-info") for name in outside)
+    assert not [name for name in names if "csrc" in name]
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler on PATH")
+def test_with_a_compiler_the_wheel_holds_the_native_library(tree: Path) -> None:
+    assert "omniq/kernels/_cpu.so" in wheel_of(tree)
+
+
+def test_without_a_compiler_the_wheel_is_built_without_the_native_library(tree: Path) -> None:
+    tools = tree / "tools"
+    tools.mkdir()
+    for tool in ("cmake", "ninja", "make", "sh", "uname"):
+        if shutil.which(tool):
+            (tools / tool).symlink_to(shutil.which(tool))
+    names = wheel_of(tree, path=str(tools))
+    assert "omniq/kernels/native.py" in names
+    assert "omniq/kernels/_cpu.so" not in names
+
+
+def test_a_native_source_that_does_not_compile_leaves_a_pure_wheel(tree: Path) -> None:
+    (tree / "kernels/csrc/cpu/capabilities.cpp").write_text("this is not C++\n", encoding="utf-8")
+    names = wheel_of(tree)
+    assert "omniq/kernels/native.py" in names
+    assert "omniq/kernels/_cpu.so" not in names
