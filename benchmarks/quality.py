@@ -208,7 +208,7 @@ def _run_row(run: Run, args: argparse.Namespace) -> None:
     facts = json.loads(done.stdout.splitlines()[-1])
     append_row(run, facts)
     print(
-        f"  KL {facts['kl']:.4f}, perplexity {facts['ppl']:.2f} (original {facts['ppl_original']:.2f}), {facts['cpu_seconds']:.0f} CPU s",
+        f"  KL {facts['kl']:.4f}, perplexity {facts['ppl']:.2f}, {facts['cpu_seconds']:.0f} CPU s",
         flush=True,
     )
 

@@ -35,7 +35,7 @@ class _Recorder(nn.Module):
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         if args:
             raise UnsupportedError(
-                f"a decoder block takes {len(args)} positional arguments besides the hidden states; omniq passes keywords"
+                f"a decoder block takes {len(args)} positional arguments besides its input; omniq passes keywords"
             )
         self.log.append((hidden.detach(), kwargs))
         if self.last:
@@ -76,7 +76,8 @@ def block_inputs(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> tuple[
         if len(log) == len(blocks) and all(hidden.shape == log[0][0].shape for hidden, _ in log):
             return log[0][0].float(), [_without_cache(kwargs) for _, kwargs in log]
     raise UnsupportedError(
-        f"the model does not hand hidden states from block to block in a way omniq knows ({len(log)} of {len(blocks)} blocks seen)"
+        "the model does not hand hidden states from block to block in a way omniq knows "
+        f"({len(log)} of {len(blocks)} blocks seen)"
     )
 
 

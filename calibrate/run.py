@@ -49,7 +49,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Streams:
-    """Hidden states entering a block: `original` from the original blocks, `quantized` from the quantised ones; (B, T, D) float32."""
+    """What enters a block, (B, T, D) float32: `original` made by the original blocks, `quantized` by the quantised."""
 
     original: Tensor
     quantized: Tensor

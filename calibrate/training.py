@@ -15,7 +15,7 @@ from omniq.errors import UsageError
 
 @dataclass(frozen=True)
 class Training:
-    """epochs over the samples; grid_lr for clipping or steps, let_lr for transformations (AdamW, constant, no decay)."""
+    """epochs over the samples; grid_lr for clipping or steps, let_lr for transformations (AdamW, constant)."""
 
     epochs: int
     grid_lr: float
@@ -24,7 +24,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.grid_lr <= 0 or self.let_lr <= 0:
             raise UsageError(
-                f"epochs={self.epochs}, lwc_lr={self.grid_lr}, let_lr={self.let_lr}: epochs must be 0 or more, rates above 0"
+                f"epochs={self.epochs}, lwc_lr={self.grid_lr}, let_lr={self.let_lr}: "
+                "epochs must be 0 or more, rates above 0"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,10 @@ from omniq.calibrate.stats import Statistic, watching
 from omniq.grid import fake_quantize_tokens
 from omniq.models.adapter import Adapter
 from omniq.spec import ActSpec, LinearSpec
+
+
+class _Reached(Exception):
+    """Raised inside a forward pass once it has shown what it was run for."""
 
 
 @contextmanager
@@ -126,6 +130,22 @@ class BlockView:
         """Feeds statistics with inputs and outputs of submodules while `stream` (B, T, D) runs through the block."""
         with watching(self.module, dict(inputs), dict(outputs or {})):
             self.run(stream)
+
+    @torch.no_grad()
+    def observe_input(self, stream: Tensor, name: str, stat: Statistic) -> None:
+        """Feeds one statistic with the input of one linear; each batch stops there, since nothing after it matters."""
+
+        def feed(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            flat = args[0].reshape(-1, args[0].shape[-1]).float()
+            if flat.shape[0]:
+                stat.update(flat)
+            raise _Reached
+
+        handle = self.linear(name).register_forward_pre_hook(feed)
+        for (batch,) in self.batches(stream):
+            with suppress(_Reached):
+                self.call(batch)
+        handle.remove()
 
     def reading_order(self) -> list[list[str]]:
         """Linears grouped by the tensor they read, in the order the block computes them; from one batch."""

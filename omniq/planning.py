@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from omniq.errors import UnsupportedError, UsageError
 from omniq.formats.base import FORMATS
 from omniq.hf import OpenModel
@@ -19,7 +21,7 @@ RUNTIME_BYTES = 450_000_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of weights: in all, in the linears to quantise, in the largest block, outside the blocks; hidden size D."""
+    """Numbers of weights: in all, in linears to quantise, in the largest block, outside blocks; hidden size D."""
 
     total: int
     linears: int
@@ -114,6 +116,8 @@ def notes(model: OpenModel, recipe: Recipe) -> list[str]:
     found.append("token embeddings, output head and norms stay in floating point")
     if recipe.scheme.input and recipe.attention:
         found.append(attention_note(model.attention_hook, recipe.scheme))
+    if recipe.scheme.input and any(type(model.skeleton.get_submodule(name)) is not nn.Linear for name in model.linears):
+        found.append("this architecture has a linear class of its own: with quantised activations only omniq loads it")
     if recipe.data.source == "self" and recipe.method().needs_data:
         found.append("no calibration text was given: the model writes its own, which loads all of it into memory once")
     return found

@@ -58,6 +58,6 @@ class QTensor:
 
     def bits_per_weight(self) -> float:
         """Stored bits per weight: codes, scales, and zero points where they are not a constant."""
-        n, k = self.codes.shape
+        k = self.codes.shape[1]
         per_group = self.scales.element_size() * 8 + (0 if self.spec.symmetric else self.spec.bits)
         return self.spec.bits + per_group * self.scales.shape[1] / k

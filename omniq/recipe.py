@@ -55,7 +55,7 @@ class Recipe:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], place: str = "recipe") -> Recipe:
-        """Plain values -> Recipe; an unknown key, at any level, is a UsageError that names `place` and the known keys."""
+        """Plain values -> Recipe; an unknown key, at any level, is a UsageError naming `place` and the known keys."""
         check_keys(values, Recipe, place)
         if "scheme" not in values:
             raise UsageError(f"{place}: 'scheme' is missing; write for example scheme: W4A16g128")

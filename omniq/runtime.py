@@ -42,7 +42,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
 
 
 class quantized_linears:
-    """The quantised linears of an opened checkpoint, read one at a time: items() gives (name, (QTensor, LinearSpec))."""
+    """The quantised linears of an opened checkpoint, read one at a time; items() as of a dict."""
 
     def __init__(self, model: OpenModel) -> None:
         self.model = model
@@ -65,7 +65,8 @@ def format_of(model: OpenModel) -> tuple[Any, dict[str, LinearSpec]]:
     config = model.raw.get("quantization_config")
     if not config:
         raise ModelError(
-            f"{model.folder} is not quantised (its config.json has no quantization_config); load it with transformers, or quantise it first"
+            f"{model.folder} is not quantised (its config.json has no quantization_config); "
+            "load it with transformers, or quantise it first"
         )
     names = tuple(model.stored_name(f"{name}.weight").removesuffix(".weight") for name in model.linears)
     for _, form in FORMATS.items():

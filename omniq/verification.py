@@ -18,7 +18,7 @@ from omniq.formats.base import Format
 from omniq.spec import LinearSpec
 
 TOLERANCE = 1e-5
-"""Relative squared difference of the last hidden states; the numbers are the same, only the order of sums may differ."""
+"""Relative squared difference of the last hidden states: the numbers are the same, the order of sums may differ."""
 
 
 def check_tensors(
@@ -47,7 +47,7 @@ def check_tensors(
 
 
 class Replay:
-    """Runs the first batch through the written checkpoint, a block at a time, and compares with the calibrated stream."""
+    """Runs the first batch through the written checkpoint, a block at a time, against the calibrated stream."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Replay:
         error = float((hidden - wanted).square().mean() / wanted.square().mean())
         if not error <= TOLERANCE:
             raise VerificationError(
-                f"the written checkpoint computes other hidden states than calibration did (relative difference {error:.1e})"
+                f"the written checkpoint computes other hidden states than calibration did (difference {error:.1e})"
             )
 
     @staticmethod

@@ -228,8 +228,11 @@ def test_linears_that_read_one_tensor_are_found_in_the_order_of_use():
     view, _ = Tiny("llama", "W4A16").view()
     order = view.reading_order()
     assert order == [
-        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"], ["mlp.gate_proj", "mlp.up_proj"], ["mlp.down_proj"],
-    ]  # fmt: skip
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ["self_attn.o_proj"],
+        ["mlp.gate_proj", "mlp.up_proj"],
+        ["mlp.down_proj"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ LAYERS = (
     ("calibrate", "nn", "eval", "hf"),
     ("recipe", "report", "assemble", "work"),
     ("card", "planning", "verification", "runtime", "demo"),
+    ("job",),
     ("pipeline",),
     ("cli",),
 )

@@ -1,4 +1,4 @@
-"""Learnable pieces: what they are at their start, what they learn, and that transformations leave the function alone."""
+"""Learnable pieces: how they start, what they learn, and that transformations leave the function alone."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def test_every_grid_passes_gradients_to_all_it_learns_and_stores_what_the_dtype_
         assert torch.isfinite(gradient).all()
 
 
-def let_of(tiny: Tiny, spec: LetSpec = LetSpec()):
+def let_of(tiny: Tiny, shift: bool = True):
     view, _ = tiny.view()
     params = parameters_of(view.module)
     inputs, outputs = statistics(view.adapter, params)
     view.observe(view.inputs, inputs, outputs)
-    return view, params, transforms(view.adapter, params, view.heads, spec, inputs, outputs)
+    return view, params, transforms(view.adapter, params, view.heads, LetSpec(shift=shift), inputs, outputs)
 
 
 def randomized(made, seed: int = 0):
@@ -164,7 +164,7 @@ def test_shifts_exist_where_the_architecture_has_biases_and_only_there():
     _, _, llama = let_of(Tiny("llama", "W4A4"))
     assert [t.shift is not None for t in opt if isinstance(t, NormTransform)] == [True, True]
     assert all(t.shift is None for t in llama)
-    _, _, without = let_of(Tiny("opt", "W4A16"), LetSpec(shift=False))
+    _, _, without = let_of(Tiny("opt", "W4A16"), shift=False)
     assert all(t.shift is None for t in without)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import TEXT, save_tiny, tiny_tokenizer, tokens
+from tiny import ARCHITECTURES, TEXT, UNKNOWN, VARIANTS, save_tiny, tiny_tokenizer, tokens
 
+import omniq.job as job
 import omniq.pipeline as pipeline
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.view import activation_grids
@@ -85,6 +86,17 @@ def test_plain_transformers_and_omniq_load_the_calibrated_model(scheme, dtype, t
             weight.copy_(weight.to(dtype))
         expected = logits(model.skeleton, ids)
     torch.testing.assert_close(logits(load_dense(tmp_path / "out", torch.float32), ids), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *VARIANTS, *UNKNOWN])
+def test_every_architecture_loads_in_plain_transformers_and_in_omniq(name, tmp_path, text):
+    folder = save_tiny(name, tmp_path / "model")
+    assert quantize(str(folder), tmp_path / "out", recipe("W4A16g16", text, "rtn")).verified
+    model, _ = decoded(tmp_path / "out")
+    ids = tokens(2, 24)
+    expected = logits(model.skeleton, ids)
+    for loaded in (load(tmp_path / "out"), load_dense(tmp_path / "out", torch.float32)):
+        torch.testing.assert_close(logits(loaded, ids), expected, rtol=1e-4, atol=1e-4)
 
 
 NOT_THE_SAME_IN_TRANSFORMERS = {
@@ -227,6 +239,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(preset, tmp_path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+import omniq.job as job
 import omniq.pipeline as pipeline
 from omniq.calibrate.data import DataSpec
 from omniq.recipe import Recipe
@@ -240,7 +253,8 @@ def dying(a, b):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(a, b)
 os.replace = dying
-pipeline.quantize(model, Path(out), Recipe(LinearSpec.parse("W3A16g16"), "omniquant", {"epochs": 1}, DataSpec(text, 4, 24)))
+recipe = Recipe(LinearSpec.parse("W3A16g16"), "omniquant", {"epochs": 1}, DataSpec(text, 4, 24))
+pipeline.quantize(model, Path(out), recipe)
 """
 
 
@@ -250,9 +264,12 @@ def test_a_run_killed_between_any_two_files_goes_on_and_ends_with_the_same_bits(
     quantize(str(folder), tmp_path / "whole", recipe("W3A16g16", text))
     for when in ("2", "3", "99"):
         done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "out"), str(text), str(tmp_path / "cache"), when],
-            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}, capture_output=True, text=True, cwd=tmp_path,
-        )  # fmt: skip
+            [sys.executable, "-c", KILLED, *map(str, (folder, tmp_path / "out", text, tmp_path / "cache")), when],
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
         if when == "99":
             assert done.returncode == 0, done.stderr
         else:
@@ -328,7 +345,7 @@ def test_overwrite_replaces_a_checkpoint_only_when_the_new_one_is_done(tmp_path,
 
 def test_a_checkpoint_that_reads_back_differently_is_not_published(tmp_path, text, monkeypatch):
     folder = save_tiny("llama", tmp_path / "model")
-    original = pipeline.write_folder
+    original = job.write_folder
 
     def corrupting(result, *args):
         original(result, *args)
@@ -337,7 +354,7 @@ def test_a_checkpoint_that_reads_back_differently_is_not_published(tmp_path, tex
         raw[-20000] ^= 1
         path.write_bytes(raw)
 
-    monkeypatch.setattr(pipeline, "write_folder", corrupting)
+    monkeypatch.setattr(job, "write_folder", corrupting)
     with pytest.raises(VerificationError, match="do not use"):
         quantize(str(folder), tmp_path / "out", recipe("W4A16g16", text, "rtn"))
     assert not (tmp_path / "out").exists()

@@ -39,7 +39,10 @@ class AWQ:
     def refuse(self, spec: LinearSpec, adapter: Adapter | None) -> str | None:
         """Scales fold along the architecture's table."""
         if adapter is None:
-            return "awq needs a table of this architecture, and omniq/models has none; add a file there, or use preset gptq"
+            return (
+                "awq needs a table of this architecture, and omniq/models has none; "
+                "add a file there, or use preset gptq"
+            )
         return None
 
     def block(self, view: BlockView) -> dict[str, QTensor]:

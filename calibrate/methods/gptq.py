@@ -45,17 +45,24 @@ class GPTQ:
         with view.quantized_activations():
             for names in view.reading_order():
                 moments = Moments()
-                view.observe(view.inputs, {names[0]: [moments]})
-                for name in names:
-                    layer = view.linear(name)
-                    gram = moments.gram(layer.in_features).to(layer.weight.device)
-                    quantized[name] = solve(layer.weight.detach(), gram, view.specs[name].weight, view.storage, self)
-                    layer.weight.data.copy_(quantized[name].dequantize())
+                view.observe_input(view.inputs, names[0], moments)
+                solved = self._solved({name: view.linear(name).weight.detach() for name in names}, moments, view)
+                for name, q in solved.items():
+                    view.linear(name).weight.data.copy_(q.dequantize())
+                quantized |= solved
         return quantized
+
+    def _solved(self, weights: dict[str, Tensor], moments: Moments, view: BlockView) -> dict[str, QTensor]:
+        """Linears that read one tensor, solved as one tall weight: rows do not depend on each other."""
+        tall = torch.cat(list(weights.values()))
+        spec = view.specs[next(iter(weights))].weight
+        q = solve(tall, moments.gram(tall.shape[1]).to(tall.device), spec, view.storage, self)
+        parts = [t.split([len(w) for w in weights.values()]) for t in (q.codes, q.scales, q.zeros)]
+        return {name: QTensor(*part, spec) for name, *part in zip(weights, *parts, strict=True)}
 
 
 def visiting_order(energy: Tensor, width: int) -> Tensor:
-    """energy (K,) -> permutation (K,): groups of `width` columns by falling peak energy, columns likewise inside each."""
+    """energy (K,) -> permutation (K,): whole groups by falling peak energy, columns likewise inside each."""
     groups = energy.view(-1, width)
     inside = groups.argsort(dim=1, descending=True, stable=True)
     among = groups.amax(1).argsort(descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Learnable grids of one weight: MinMax learns nothing, LWC learns how far to clip, Step learns scale and zero freely."""
+"""Learnable grids of one weight: MinMax learns nothing, LWC how far to clip, Step scale and zero freely."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LWC:
 
 
 class Step:
-    """Learned step size (Esser et al., arXiv:1902.08153): a factor on each scale and, if asymmetric, an offset of each zero.
+    """Learned step size (Esser et al., arXiv:1902.08153): a factor on each scale, an offset of each zero.
 
     Starts at the range clipped as LWC starts; the zero point is rounded and kept in [0, 2**bits - 1].
     """

@@ -31,7 +31,7 @@ class EvalSpec:
 
 
 def windows(spec: EvalSpec, tokenizer: Tokenizer) -> Tensor:
-    """The text's windows (B, T) int64: consecutive, non-overlapping, each after the tokenizer's own BOS if it has one."""
+    """The text's windows (B, T) int64: non-overlapping, each after the tokenizer's own BOS if it has one."""
     text, _ = prefix((doc for doc in documents(str(spec.text)) if isinstance(doc, str)), limit=2**40)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.int64)
     first = torch.tensor(leading(tokenizer), dtype=torch.int64)

@@ -33,8 +33,13 @@ class Format(Protocol):
     def leaves(self, spec: LinearSpec) -> tuple[str, ...]:
         """The leaf names pack() gives for this spec."""
 
-    def config(self, linears: Mapping[str, LinearSpec], ignore: tuple[str, ...]) -> dict[str, Any]:
-        """The `quantization_config` entry: linears by full module name; ignore: linears left in floating point."""
+    def config(
+        self, linears: Mapping[str, LinearSpec], ignore: tuple[str, ...], expand: bool = False
+    ) -> dict[str, Any]:
+        """The `quantization_config` entry: linears by full module name; ignore: linears left in floating point.
+
+        expand: loaders must turn packed weights into dense ones, because the model's own code reads them.
+        """
 
     def parse(self, config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, LinearSpec] | None:
         """A `quantization_config` and the names of the model's linears -> spec by name; None: another format's."""

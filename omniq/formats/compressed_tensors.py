@@ -82,9 +82,11 @@ class CompressedTensors:
         codes = unpack_bits(tensors["weight_packed"], weight.bits, k)
         return QTensor(codes, tensors["weight_scale"], self._zeros(tensors, weight, (n, groups)), weight)
 
-    def config(self, linears: Mapping[str, LinearSpec], ignore: tuple[str, ...]) -> dict[str, Any]:
+    def config(
+        self, linears: Mapping[str, LinearSpec], ignore: tuple[str, ...], expand: bool = False
+    ) -> dict[str, Any]:
         """The `quantization_config` entry for these linears; `ignore` and lm_head stay in floating point."""
-        return quantization_config(linears, ignore)
+        return quantization_config(linears, ignore, expand)
 
     def parse(self, config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, LinearSpec] | None:
         """Spec by name for those of `names` that the config says are quantised; None: another format's config."""

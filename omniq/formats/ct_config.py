@@ -32,12 +32,15 @@ DEFAULTS = {"type": "int", "dynamic": False}
 """What a setting that is not written means."""
 
 
-def quantization_config(linears: Mapping[str, LinearSpec], ignore: tuple[str, ...]) -> dict[str, Any]:
+def quantization_config(
+    linears: Mapping[str, LinearSpec], ignore: tuple[str, ...], expand: bool = False
+) -> dict[str, Any]:
     """linears: spec by full module name. One spec targets the class of all linears; several list their names.
 
     Asymmetric weights without quantised activations ask transformers to expand them while loading ("dequantize"): its
-    other path cannot read packed zero points. With quantised activations that request would drop the activations'
-    quantisation silently, so it is left out and transformers refuses the checkpoint instead.
+    other path cannot read packed zero points. So does `expand`, for models whose own linear class reads its weight.
+    With quantised activations that request would drop the activations' quantisation silently, so it is left out and
+    transformers refuses the checkpoint instead.
     """
     names: dict[LinearSpec, list[str]] = {}
     for name, spec in linears.items():
@@ -57,7 +60,7 @@ def quantization_config(linears: Mapping[str, LinearSpec], ignore: tuple[str, ..
         "ignore": list(dict.fromkeys((*head, *ignore))),
         "config_groups": groups,
     }
-    if any(not spec.weight.symmetric and spec.input is None for spec in names):
+    if any((expand or not spec.weight.symmetric) and spec.input is None for spec in names):
         config["dequantize"] = True
     return config
 
