@@ -46,24 +46,31 @@ class Run:
 
 
 def runs() -> list[Run]:
-    """Every row, the most telling first."""
-    smol = ["W4A16g64", "W3A16g64", "W2A16g64", "W4A16", "W4A4", "W6A6"]
+    """Every row. First rtn and omniquant everywhere and what LET is worth, then the presets between them."""
+    smol = ["W4A16g64", "W3A16g64", "W2A16g64", "W4A4", "W4A16", "W6A6"]
     gemma = ["W4A16g128", "W3A16g128", "W2A16g128", "W4A4"]
-    asym = ["W4A16g64-asym", "W3A16g64-asym", "W2A16g64-asym", "W4A16-asym"]
-    rows = [Run("smollm2", scheme, preset, options) for scheme in smol for preset, options in PRESETS.items()]
-    rows += [Run("gemma3", scheme, preset, options) for scheme in gemma for preset, options in PRESETS.items()]
-    rows += [Run(model, "W4A4", "omniquant", OMNIQUANT | {"let": False}) for model in ("smollm2", "gemma3")]
-    rows += [Run("smollm2", scheme, preset, options) for scheme in asym for preset, options in PRESETS.items()]
+    asym = [f"{scheme}-asym" for scheme in ("W3A16g64", "W2A16g64", "W4A16g64", "W4A16")]
+    pairs = [("smollm2", scheme) for scheme in smol] + [("gemma3", scheme) for scheme in gemma]
+    ends, between = ("rtn", "omniquant"), ("gptq", "awq")
+    without = OMNIQUANT | {"let": False}
+    rows = [run for model, scheme in pairs for run in compared(model, scheme, ends)]
+    rows += [Run(model, "W4A4", "omniquant", without) for model in ("smollm2", "gemma3")]
+    rows += [run for scheme in asym for run in compared("smollm2", scheme, ("rtn",))]
+    rows += [run for model, scheme in pairs for run in compared(model, scheme, between)]
     rows += [Run("smollm2", "W3A16g64-asym", "omniquant", {"epochs": 10}, samples=24)]
+    rows += [run for scheme in asym for run in compared("smollm2", scheme, ("omniquant",))]
     rows += [
         Run("smollm2", scheme, preset, PRESETS[preset], "self")
-        for scheme in ("W4A16g64", "W3A16g64")
-        for preset in ("gptq", "awq", "omniquant")
+        for preset in ("omniquant", *between)
+        for scheme in ("W3A16g64", "W4A16g64")
     ]
-    rows += [
-        Run("gemma3", f"{scheme}-asym", preset, options) for scheme in gemma[:3] for preset, options in PRESETS.items()
-    ]
-    return rows
+    rows += [run for scheme in asym for run in compared("smollm2", scheme, between)]
+    return rows + [run for scheme in gemma[:3] for run in compared("gemma3", f"{scheme}-asym", tuple(PRESETS))]
+
+
+def compared(model: str, scheme: str, presets: tuple[str, ...]) -> list[Run]:
+    """One scheme with the given presets, at the table's settings."""
+    return [Run(model, scheme, preset, PRESETS[preset]) for preset in presets]
 
 
 def measured(run: Run, model: Path, data: Path) -> dict[str, Any]:

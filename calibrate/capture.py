@@ -90,19 +90,18 @@ class BlockCalls:
     """Runs block i on hidden states with the keyword arguments the model would give it.
 
     They depend on the number of sequences in some architectures (alibi), so each batch size has its own. They must not
-    depend on the tokens: a model for which they do is refused.
+    depend on the tokens: a model for which they do is refused. first: what the first batch gives block 0 (b, T, D).
     """
 
-    def __init__(self, inputs: Callable[[Tensor], tuple[Tensor, list[Kwargs]]], ids: Tensor, batch: int) -> None:
+    def __init__(self, batch: int) -> None:
         self.batch = batch
-        chunks = list(ids.split(batch))
-        pieces, self._kwargs = [], {}
-        for chunk in chunks:
-            hidden, kwargs = inputs(chunk)
-            pieces.append(hidden)
-            known = self._kwargs.setdefault(chunk.shape[0], kwargs)
-            _same(known, kwargs)
-        self.first = torch.cat(pieces)
+        self.first: Tensor | None = None
+        self._kwargs: dict[int, list[Kwargs]] = {}
+
+    def record(self, hidden: Tensor, kwargs: list[Kwargs]) -> None:
+        """Takes over what block_inputs gave for one batch."""
+        self.first = hidden if self.first is None else self.first
+        _same(self._kwargs.setdefault(hidden.shape[0], kwargs), kwargs)
 
     def forward(self, index: int, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """hidden (b, T, D) -> the block's output (b, T, D); block is called as the model would call block `index`."""

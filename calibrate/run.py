@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omniq.calibrate.capture import BlockCalls, block_inputs
 from omniq.calibrate.heads import Heads, heads_of
 from omniq.calibrate.method import Method
-from omniq.calibrate.view import BlockView, Trace, activation_grids
+from omniq.calibrate.view import BlockView, Trace, activation_grids, noting_reached
 from omniq.errors import ModelError
 from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
@@ -87,16 +87,23 @@ class QuantizedBlock:
         return iter(self.linears)
 
 
-def embed(subject: Subject, ids: Tensor, batch: int) -> tuple[BlockCalls, Streams]:
-    """ids (B, T) -> how to call each block, and the hidden states that enter the first.
+def embed(subject: Subject, ids: Tensor, settings: Settings) -> tuple[BlockCalls, Streams]:
+    """ids (B, T) -> how to call each block, and the hidden states that enter the first, held on the CPU.
 
     Reads the parameters outside the blocks (embeddings) for this pass only.
     """
-    outside = [n for n, p in subject.skeleton.named_parameters() if not n.startswith(subject.blocks + ".")]
+    for owner in subject.skeleton.modules():
+        owner._buffers.update({leaf: buffer.to(settings.device) for leaf, buffer in owner._buffers.items()})
     head = _head_names(subject.skeleton)
-    with _materialized(subject.skeleton, {n: subject.read(n) for n in outside if n not in head}):
-        calls = BlockCalls(lambda chunk: block_inputs(subject.skeleton, subject.modules(), chunk), ids, batch)
-    return calls, Streams(calls.first, calls.first)
+    names = [n for n, _ in subject.skeleton.named_parameters() if not n.startswith(subject.blocks + ".")]
+    calls, parts = BlockCalls(settings.batch), []
+    with _materialized(subject.skeleton, {n: subject.read(n) for n in names if n not in head}, settings.device):
+        for chunk in ids.split(settings.batch):
+            hidden, kwargs = block_inputs(subject.skeleton, subject.modules(), chunk.to(settings.device))
+            calls.record(hidden.cpu(), kwargs)
+            parts.append(hidden.cpu())
+    hidden = torch.cat(parts)
+    return calls, Streams(hidden, hidden)
 
 
 def _head_names(skeleton: nn.Module) -> set[str]:
@@ -216,8 +223,10 @@ def _finished(view: BlockView, quantized: Mapping[str, QTensor], original: Mappi
 
 def _advanced(view: BlockView, streams: Streams) -> Streams:
     """The streams after this block: the original's is the target already made."""
-    with activation_grids(view.module, view.specs, view.attention):
-        return Streams(view.target, view.run(streams.quantized))
+    with activation_grids(view.module, view.specs, view.attention), noting_reached(view.module, view.specs) as reached:
+        advanced = Streams(view.target, view.run(streams.quantized))
+    view.trace.unreached = tuple(name for name in view.specs if name not in reached)
+    return advanced
 
 
 def _distance(streams: Streams) -> float:

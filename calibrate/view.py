@@ -51,14 +51,34 @@ def quantized_inputs(module: nn.Module, specs: Mapping[str, LinearSpec]) -> Iter
             handle.remove()
 
 
+@contextmanager
+def noting_reached(module: nn.Module, names: Iterable[str]) -> Iterator[set[str]]:
+    """While open, collects which of the named linears are given at least one token."""
+    reached: set[str] = set()
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _module, args: reached.add(name) if args[0].numel() else None
+
+    handles = [module.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
+    try:
+        yield reached
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @dataclass
 class Trace:
-    """What a method reports of its work on a block: losses relative to the target's power, and what went wrong."""
+    """What happened in a block.
+
+    before, after: loss relative to the target's power. skipped_steps: training steps that were not finite. unreached:
+    linears that no calibration token reached (experts never chosen), whose numbers rest on the weights alone.
+    """
 
     before: float | None = None
     after: float | None = None
     skipped_steps: int = 0
-    notes: list[str] = field(default_factory=list)
+    unreached: tuple[str, ...] = ()
 
 
 @dataclass

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omniq.checkpoint import Reader
+from omniq.checkpoint import Reader, without_nan
 from omniq.errors import OutputError
 from omniq.qtensor import QTensor
 from omniq.shards import Source, write_model, write_text
 
-COPIED = ("*.json", "*.txt", "*.model", "*.jinja")
+COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
 NOT_COPIED = ("config.json", "model.safetensors.index.json")
 
 
@@ -38,16 +38,21 @@ def entries(source: Reader, blocks: list[Reader], replaced: set[str]) -> Iterato
     """Every tensor of the finished checkpoint: the source's own but for `replaced`, then those of the blocks."""
     for name in source.names():
         if name not in replaced:
-            yield name, source.info(name), partial(source.read, name)
+            yield name, source.info(name), partial(_copied, source, name)
     for reader in blocks:
         for name in reader.names():
             yield name, reader.info(name), partial(reader.read, name)
 
 
+def _copied(source: Reader, name: str) -> Tensor:
+    """A tensor that no block replaced, which nothing has looked at before."""
+    return without_nan(source.read(name), name)
+
+
 def write_folder(
     result: Path, folder: Path, tensors: Iterator[Source], config: Mapping[str, Any], card: str, max_shard_bytes: int
 ) -> None:
-    """Writes weights, config.json, the model card, and copies tokenizer and generation files of the source `folder`."""
+    """Writes weights, config.json and the model card; copies files of tokenizer, generation and code from `folder`."""
     write_model(result, tensors, max_shard_bytes)
     write_texts(result, config, card)
     try:

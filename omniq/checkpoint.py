@@ -86,6 +86,15 @@ class Reader:
         return self._where[name]
 
 
+def without_nan(tensor: Tensor, name: str) -> Tensor:
+    """The tensor itself; ModelError when one of its values is not a number."""
+    if torch.isnan(tensor).any():
+        raise ModelError(
+            f"tensor {name!r} has NaN values; the checkpoint is damaged or the training that made it diverged"
+        )
+    return tensor
+
+
 def _hash_file(path: Path, digest: hashlib.blake2b) -> None:
     """Adds the name, the size and the contents of one file to `digest`."""
     try:

@@ -79,9 +79,9 @@ class Job:
             for sentence in (self.data.description, self.data.notice):
                 if sentence:
                     on_event(Notice(sentence))
-        start = work.begin(self.identity(model_key), overwrite)
+        start = work.begin(self.identity(model_key), overwrite, self.data is not None)
         if self.data is not None:
-            self.calls, self.streams = embed(self.subject, self.data.ids, self.settings.batch)
+            self.calls, self.streams = embed(self.subject, self.data.ids, self.settings)
         if start and self.data is not None:
             self.streams = work.streams(start - 1)
         on_event(Started(self.blocks, start, f"{self.recipe.preset} {self.recipe.scheme} on {self.label}"))
@@ -89,14 +89,14 @@ class Job:
             self.streams = block.streams
             work.save(block, *self._packed(block))
             on_event(_done(block, self.blocks))
+            if block.trace.unreached:
+                on_event(Notice(_unreached(block)))
 
     def _tokens(self, model_key: str) -> CalibrationData:
         tokenizer = load_tokenizer(self.folder, trust_remote_code=self.trust)
 
         def generate(samples: int, length: int, seed: int) -> Tensor:
-            dense = load_dense(
-                self.folder, self.settings.autocast or self.model.dtype, trust_remote_code=self.trust
-            ).to(self.settings.device)
+            dense = load_dense(self.folder, self.model.dtype, trust_remote_code=self.trust).to(self.settings.device)
             vocab = min(len(tokenizer), self.model.config.vocab_size)
             return sample_from(dense, tokenizer.bos_token_id, samples, length, seed, vocab=vocab)
 
@@ -122,6 +122,7 @@ class Job:
             "loss_before": str(block.trace.before),
             "loss_after": str(block.trace.after),
             "skipped_steps": str(block.trace.skipped_steps),
+            "unreached": json.dumps(block.trace.unreached),
         }
         return tensors, facts
 
@@ -233,6 +234,15 @@ class Job:
 def _done(block: QuantizedBlock, blocks: int) -> BlockDone:
     after = block.error if block.trace.after is None else block.trace.after
     return BlockDone(block.index, blocks, block.seconds, block.trace.before, after, block.trace.skipped_steps)
+
+
+def _unreached(block: QuantizedBlock) -> str:
+    """The sentence about linears that no calibration token reached."""
+    names = block.trace.unreached
+    return (
+        f"block {block.index}: no calibration token reached {len(names)} linears ({names[0]}, ...), so they are "
+        "rounded by their weights alone; more samples would reach them"
+    )
 
 
 def fast_dtype(recipe: Recipe, device: torch.device) -> torch.dtype | None:

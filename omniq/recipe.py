@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -13,6 +14,18 @@ from omniq.calibrate.data import DataSpec
 from omniq.calibrate.method import METHODS, Method
 from omniq.errors import UsageError
 from omniq.spec import LinearSpec
+
+MAX_SEED = 2**63 - 1
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Mapping: "a mapping",
+    type(None): "null",
+    LinearSpec: "a LinearSpec",
+    DataSpec: "a DataSpec",
+}
 
 
 @dataclass(frozen=True)
@@ -34,19 +47,25 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise UsageError(f"batch_size is {self.batch_size!r}; it must be a whole number, 1 or more")
+        check_types(vars(self), Recipe, "recipe: ")
+        check_types(vars(self.data), DataSpec, "recipe: data: ")
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size is {self.batch_size}; it must be 1 or more")
+        for seed in (self.seed, self.data.seed):
+            if not 0 <= seed <= MAX_SEED:
+                raise UsageError(f"seed is {seed}; it must be between 0 and {MAX_SEED}")
 
     def method(self) -> Method:
-        """The preset with its options; an option it does not have is a UsageError that lists those it has."""
+        """The preset with its options; one that it does not have, or of another type, is a UsageError."""
         kind = METHODS[self.preset]
         known = [f.name for f in fields(kind)]
-        unknown = sorted(set(self.options) - set(known))
+        unknown = sorted(map(str, set(self.options) - set(known)))
         if unknown:
             listed = ", ".join(known) or "none"
             raise UsageError(
                 f"preset {self.preset!r} has no option {', '.join(map(repr, unknown))}; its options: {listed}"
             )
+        check_types(self.options, kind, f"preset {self.preset!r}: option ")
         return kind(**self.options)
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,6 +84,8 @@ class Recipe:
         if not isinstance(options, Mapping):
             raise UsageError(f"{place}: options must be a mapping, got {options!r}")
         plain = {k: v for k, v in values.items() if k not in ("scheme", "data", "options")}
+        check_types(plain, Recipe, f"{place}: ")
+        check_types(data, DataSpec, f"{place}: data: ")
         recipe = Recipe(scheme=LinearSpec.parse(str(values["scheme"])), data=DataSpec(**data), options=options, **plain)
         recipe.method()
         return recipe
@@ -80,6 +101,30 @@ def check_keys(values: Any, kind: type, place: str) -> None:
         raise UsageError(f"{place}: unknown key {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
 
 
+def check_types(values: Mapping[str, Any], kind: type, place: str) -> None:
+    """Raises UsageError for a value that is not of the type its field of the dataclass `kind` declares."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        types = _alternatives(hints[name])
+        if not any(_is_a(value, one) for one in types):
+            raise UsageError(f"{place}{name} is {value!r}; expected {' or '.join(WORDS[one] for one in types)}")
+
+
+def _alternatives(hint: Any) -> tuple[type, ...]:
+    """The types of an annotation: bool | None -> (bool, NoneType), Mapping[str, Any] -> (Mapping,)."""
+    origin = get_origin(hint)
+    return (origin or hint,) if origin in (None, Mapping) else get_args(hint)
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """isinstance, where true is no number, a whole number is a number, and infinity and NaN are none."""
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; a file that is missing or is not YAML is a UsageError."""
     try:
@@ -87,7 +132,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the recipe {path} is not valid YAML: {error}") from None
+        raise UsageError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UsageError(f"the recipe {path} must be a mapping such as 'scheme: W4A16g128'")
     return values

@@ -11,7 +11,8 @@ class Plan:
     """What `omniq quantize --dry-run` prints; nothing but the model's headers has been read.
 
     Sizes and memory are bytes. blocks, linears, parameters: how many the model has. work_bytes: disk used meanwhile.
-    loaders: the runtimes that will load the result, one sentence each. notes: what else the user should know.
+    seconds: what the run takes on this machine, to within a factor of two or so. loaders: the runtimes that will load
+    the result, one sentence each. notes: what else the user should know.
     """
 
     model: str
@@ -24,6 +25,7 @@ class Plan:
     size_after: int
     peak_memory: int
     work_bytes: int
+    seconds: float
     loaders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

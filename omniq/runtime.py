@@ -16,17 +16,23 @@ from omniq.eval.size import bits_per_weight, checkpoint_bytes
 from omniq.formats.base import FORMATS
 from omniq.hf import OpenModel, open_model
 from omniq.nn import QuantLinear, swap_linear
-from omniq.source import config_values
+from omniq.source import checked_folder, config_values
 from omniq.spec import ActSpec, LinearSpec
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> nn.Module:
     """The causal LM in the folder `path`, for inference: generate(), forward() as any transformers model.
 
     dtype: of activations and unquantised weights; None takes the checkpoint's. Activation grids, also those inside
-    attention, are those of calibration.
+    attention, are those of calibration. trust_remote_code: run the Python code that the folder brings along.
     """
-    model = open_model(Path(path), quantized=True)
+    model = open_model(checked_folder(Path(path)), trust_remote_code=trust_remote_code, quantized=True)
     place = torch.device(device)
     for name, (q, spec) in quantized_linears(model).items():
         bias = f"{name}.bias"
@@ -35,10 +41,20 @@ def load(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
         swap_linear(model.skeleton, name, QuantLinear(q, spec, model.read(bias).to(work) if held else None, place))
     names = [name for name, param in model.skeleton.named_parameters() if param.is_meta]
     assign(model.skeleton, {name: model.read(name).to(place, dtype or model.dtype) for name in names})
-    attention = (model.raw.get("omniq") or {}).get("attention")
-    set_attention(model.skeleton, ActSpec(**attention) if attention else None)
+    set_attention(model.skeleton, attention_grid(model))
     model.skeleton.config.use_cache = True
     return model.skeleton.to(place)
+
+
+def attention_grid(model: OpenModel) -> ActSpec | None:
+    """The grid of q, k and v inside attention that omniq recorded in config.json, or None."""
+    try:
+        recorded = (model.raw.get("omniq") or {}).get("attention")
+        return ActSpec(**recorded) if recorded else None
+    except (AttributeError, TypeError) as error:
+        raise ModelError(
+            f"the entry 'omniq' in {model.folder / 'config.json'} is damaged ({error}); copy the checkpoint again"
+        ) from None
 
 
 class quantized_linears:
@@ -90,7 +106,7 @@ def forward_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def info(path: str | Path) -> dict[str, Any]:
     """What a checkpoint holds: scheme, bits per weight, size, recipe and measured quality."""
-    raw = config_values(Path(path))
+    raw = config_values(checked_folder(Path(path)))
     facts: dict[str, Any] = {
         "path": str(path),
         "model_type": raw.get("model_type"),

@@ -10,11 +10,11 @@ from typing import Any
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-from omniq.errors import ModelError
+from omniq.errors import ModelError, UsageError
 from omniq.header import json_object
 
 # Never .bin or .pt: those are pickles, which run code when loaded.
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 HUB_CODE = ("*.py",)
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 GGUF_MAGIC = b"GGUF"
@@ -35,6 +35,8 @@ def cache_folder() -> Path:
 def located(model: str, revision: str | None, code: bool) -> Path:
     """The local folder or GGUF file that `model` names, after a download for a hub id. code: fetch Python files too."""
     path = Path(model).expanduser()
+    if revision is not None and path.exists():
+        raise UsageError(f"a revision ({revision!r}) picks a version of a hub model, but {model} is on this machine")
     if path.is_file():
         return _checked_gguf(path)
     if path.is_dir():
@@ -81,6 +83,8 @@ def _checked_gguf(path: Path) -> Path:
 
 def checked_folder(path: Path) -> Path:
     """The path of a folder that holds a config and safetensors weights."""
+    if not path.is_dir():
+        raise ModelError(f"{path} is not a folder that exists; give the folder of a model")
     if not (path / "config.json").is_file():
         packed = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; to use {packed[0]}, give the path of that file" if packed else ""

@@ -136,9 +136,8 @@ def _document(row: Any, column: str, place: str) -> Document:
         return value
     if isinstance(value, list) and value and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
         return value
-    raise DataError(
-        f"{place}: no text or list of messages in column {column!r}; the columns are {', '.join(map(str, row))}"
-    )
+    held = f"holds {type(value).__name__}, neither a text nor a list of messages" if column in row else "does not exist"
+    raise DataError(f"{place}: the column {column!r} {held}; the columns are {', '.join(map(str, row))}")
 
 
 READERS = {".txt": _text, ".raw": _text, ".md": _text, ".jsonl": _jsonl, ".json": _jsonl, ".parquet": _parquet}

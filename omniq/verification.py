@@ -70,16 +70,16 @@ class Replay:
     @torch.no_grad()
     def check(self, calls: BlockCalls, streams: Streams, settings: Settings) -> None:
         """streams: what calibration had after the last block."""
-        hidden = calls.first[: calls.batch]
+        hidden = calls.first.to(settings.device)
         for index, module in enumerate(self.written.modules()):
             prefix = f"{self.written.blocks}.{index}."
             names = [name for name, _ in module.named_parameters()]
-            assign(module, {name: self.parameter(prefix + name) for name in names})
+            assign(module, {name: self.parameter(prefix + name).to(settings.device) for name in names})
             specs = {n.removeprefix(prefix): s for n, s in self.written.specs.items() if n.startswith(prefix)}
             with activation_grids(module, specs, settings.attention):
                 hidden = self._called(calls, index, module, hidden, settings)
             assign(module, {name: module.get_parameter(name).to("meta") for name in names})
-        wanted = streams.quantized[: calls.batch]
+        wanted = streams.quantized[: calls.batch].to(settings.device)
         error = float((hidden - wanted).square().mean() / wanted.square().mean())
         if not error <= TOLERANCE:
             raise VerificationError(

@@ -52,8 +52,10 @@ class Work:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def begin(self, identity: Mapping[str, Any], overwrite: bool) -> int:
+    def begin(self, identity: Mapping[str, Any], overwrite: bool, streamed: bool) -> int:
         """The first block to do: 0, or where an interrupted run of the same identity stopped.
+
+        streamed: a block counts as done only when the hidden states after it are there too.
 
         A run of another identity is refused with the differences named, or discarded when `overwrite` says so.
         """
@@ -62,7 +64,7 @@ class Work:
             known = _parsed(path)
             different = differences(known, identity)
             if not different:
-                return self._blocks_done()
+                return self._blocks_done(streamed)
             if not overwrite:
                 raise OutputError(
                     f"{self.folder} holds an unfinished run with other settings: {'; '.join(different)}. "
@@ -72,16 +74,13 @@ class Work:
         write_text(path, json.dumps(identity, indent=2, sort_keys=True, default=str))
         return 0
 
-    def _blocks_done(self) -> int:
+    def _blocks_done(self, streamed: bool) -> int:
         done = 0
         while self.block_path(done).is_file():
             done += 1
-        while done and not (self.folder / STREAMS.format(done - 1)).is_file() and self._has_streams():
+        while streamed and done and not (self.folder / STREAMS.format(done - 1)).is_file():
             done -= 1
         return done
-
-    def _has_streams(self) -> bool:
-        return any(self.folder.glob("streams-*.safetensors"))
 
     def block_path(self, index: int) -> Path:
         """File of one finished block."""

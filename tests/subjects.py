@@ -50,12 +50,12 @@ class Tiny:
     ) -> list[QuantizedBlock]:
         """Every block quantised by a preset on random tokens (B, T)."""
         settings = settings or Settings(batch=2, attention=self.spec.input)
-        calls, streams = embed(self.subject, tokens(4, 24) if ids is None else ids, settings.batch)
+        calls, streams = embed(self.subject, tokens(4, 24) if ids is None else ids, settings)
         return list(run(self.subject, METHODS[preset](**(options or {})), settings, calls, 0, streams))
 
     def view(self, index: int = 0, attention: bool = False) -> tuple[BlockView, Streams]:
         """Block `index` with real weights, on the original's stream, and its streams."""
-        calls, streams = embed(self.subject, tokens(4, 24), 2)
+        calls, streams = embed(self.subject, tokens(4, 24), Settings(batch=2))
         module = self.dense.get_submodule(self.subject.blocks)[index]
         for earlier in self.dense.get_submodule(self.subject.blocks)[:index]:
             with torch.no_grad():

@@ -198,7 +198,7 @@ def test_equal_seeds_give_equal_results():
 def test_a_run_started_in_the_middle_ends_with_the_same_bits(preset):
     tiny = Tiny("llama", "W3A16g16")
     whole = tiny.blocks(preset, PRESETS[preset])
-    calls, _ = embed(tiny.subject, tokens(4, 24), 2)
+    calls, _ = embed(tiny.subject, tokens(4, 24), Settings(batch=2))
     method = METHODS[preset](**PRESETS[preset])
     resumed = list(run(tiny.subject, method, Settings(batch=2), calls, 1, whole[0].streams))
     assert [b.index for b in resumed] == [1]
@@ -293,6 +293,19 @@ def test_awq_lowers_the_error_of_a_block_with_loud_channels():
             layer.post_attention_layernorm.weight[:4] *= 20
     plain, searched = tiny.blocks("rtn"), tiny.blocks("awq")
     assert searched[0].error < 0.8 * plain[0].error
+
+
+@pytest.mark.parametrize("preset", ["gptq", "awq", "omniquant"])
+def test_experts_that_no_token_chose_are_quantised_by_their_weights_and_counted(preset):
+    tiny = Tiny("qwen3_moe", "W4A16g16")
+    ids = torch.full((1, 4), 7)  # one token only, so that two of the four experts take everything
+    first = tiny.blocks(preset, PRESETS[preset], ids, Settings(batch=1))[0]
+    unseen = [name for name in first.trace.unreached if ".experts." in name]
+    assert len(unseen) == 6
+    for name, q, spec in first:
+        if preset == "gptq" and name.removeprefix("model.layers.0.") in unseen:
+            weight = tiny.dense.get_submodule(name).weight.detach()
+            assert q.equal(encode(weight, *minmax_grid(weight, spec.weight, torch.float32), spec.weight, torch.float32))
 
 
 @pytest.mark.parametrize("place", ["model.layers.1.mlp.up_proj.weight", "model.layers.0.input_layernorm.weight"])

@@ -232,7 +232,7 @@ def test_conversations_without_a_chat_template_are_refused(tmp_path: Path) -> No
         ("a.txt", b"\xff\xfe\xfa", "not UTF-8"),
         ("a.txt", b" \n ", "holds no text"),
         ("a.jsonl", b'{"text": "x"}\nnonsense', "line 2 is not JSON"),
-        ("a.jsonl", b'{"body": "x"}', "no text or list of messages in column 'text'; the columns are body"),
+        ("a.jsonl", b'{"body": "x"}', "the column 'text' does not exist; the columns are body"),
         ("a.jsonl", b"[1, 2]", "expected an object"),
         ("a.parquet", b"PAR1 this is none", "not a readable parquet file"),
     ],

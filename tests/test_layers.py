@@ -19,7 +19,7 @@ LAYERS = (
     ("registry", "spec", "text", "events"),
     ("qtensor", "header"),
     ("grid", "checkpoint", "source"),
-    ("kernels", "formats", "models", "shards", "attention", "structure", "experts"),
+    ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing"),
     ("calibrate", "nn", "eval", "hf"),
     ("recipe", "report", "assemble", "work"),
     ("card", "planning", "verification", "runtime", "demo"),

@@ -193,6 +193,17 @@ def test_generation_runs_with_a_cache(tmp_path, text):
     assert torch.equal(out, greedy)
 
 
+def test_a_config_with_other_bits_than_the_weights_is_refused(tmp_path, text):
+    folder = save_tiny("llama", tmp_path / "model")
+    quantize(str(folder), tmp_path / "out", recipe("W4A16g16", text, "rtn"))
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["omniq"]["attention"] is None, "nothing inside attention is quantised with 16-bit activations"
+    config["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 3
+    (tmp_path / "out/config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="weight_packed"):
+        load(tmp_path / "out")
+
+
 def test_a_sharded_model_and_a_single_file_give_the_same_bits(tmp_path, text):
     folder = save_tiny("llama", tmp_path / "whole")
     load_dense(folder, torch.float32).save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
@@ -259,10 +270,10 @@ pipeline.quantize(model, Path(out), recipe)
 
 
 def test_a_run_killed_between_any_two_files_goes_on_and_ends_with_the_same_bits(tmp_path, text):
-    """SIGKILL at a rename: of the first files, of a block's streams after the block itself, and none."""
+    """SIGKILL at a rename: of a block, of the streams after the block itself, of the next block, and none."""
     folder = save_tiny("llama", tmp_path / "model")
     quantize(str(folder), tmp_path / "whole", recipe("W3A16g16", text))
-    for when in ("2", "3", "99"):
+    for when in ("2", "2", "3", "99"):
         done = subprocess.run(
             [sys.executable, "-c", KILLED, *map(str, (folder, tmp_path / "out", text, tmp_path / "cache")), when],
             env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},

@@ -16,6 +16,9 @@ from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, QuantSpec
 
+SLAB = 512
+"""Columns of a factor that are solved for together."""
+
 
 @METHODS.add("gptq")
 @dataclass(frozen=True)
@@ -70,17 +73,33 @@ def visiting_order(energy: Tensor, width: int) -> Tensor:
 
 
 def inverse_factor(gram: Tensor, damp: float) -> Tensor:
-    """gram (K, K) -> upper Cholesky factor of its inverse (K, K), in float64; the damping grows until it exists."""
-    hessian = gram.double()
-    mean = hessian.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    """gram (K, K) -> upper Cholesky factor of its inverse (K, K) float32; the damping grows until it exists.
+
+    Computed in float64. Of the reversed gram the Cholesky factor, reversed back, is upper, and inverting it gives the
+    factor of the inverse: the inverse itself is never formed, and two matrices at most exist beside the gram.
+    """
+    hessian = gram.flip(0, 1).double()
+    diagonal = hessian.diagonal().clone()
+    mean = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
     for scale in (damp, 10 * damp, 100 * damp, 1000 * damp):
-        damped = hessian + scale * mean * torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        hessian.diagonal().copy_(diagonal + scale * mean)
+        lower, failed = torch.linalg.cholesky_ex(hessian)
         if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                return upper
-    return torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
+            del hessian
+            upper = lower.flip(0, 1)
+            del lower
+            return _upper_inverse(upper)
+    return torch.eye(len(gram), device=gram.device)
+
+
+def _upper_inverse(upper: Tensor) -> Tensor:
+    """upper triangular (K, K) float64 -> its inverse in float32, some columns at a time."""
+    out = torch.empty_like(upper, dtype=torch.float32)
+    rows = torch.arange(len(upper), device=upper.device)
+    for columns in rows.split(SLAB):
+        unit = (rows.unsqueeze(1) == columns).double()
+        out[:, columns] = torch.linalg.solve_triangular(upper, unit, upper=True).float()
+    return out
 
 
 def solve(weight: Tensor, gram: Tensor, spec: QuantSpec, storage: torch.dtype, settings: GPTQ) -> QTensor:
@@ -88,9 +107,9 @@ def solve(weight: Tensor, gram: Tensor, spec: QuantSpec, storage: torch.dtype, s
     n, k = weight.shape
     width = spec.width(k)
     order = visiting_order(gram.diagonal(), width) if settings.order else torch.arange(k, device=weight.device)
-    work = weight.float()[:, order].clone()
-    factor = inverse_factor(gram[order][:, order], settings.damp).float()
-    codes = torch.empty_like(work)
+    work = weight.float()[:, order]
+    factor = inverse_factor(gram[order][:, order], settings.damp)
+    codes = torch.empty_like(work, dtype=torch.uint8)
     scales, zeros = [], []
     step = width * max(1, 128 // width) if width <= 128 else (128 if width % 128 == 0 else width)
     for start in range(0, k, step):
@@ -119,7 +138,7 @@ def _ordered(
     width = spec.width(codes.shape[1])
     groups = (order[::width] // width).argsort()
     return QTensor(
-        codes[:, back].to(torch.uint8),
+        codes[:, back],
         torch.cat(scales, 1)[:, groups].to(storage),
         torch.cat(zeros, 1)[:, groups].to(torch.uint8),
         spec,

@@ -22,7 +22,8 @@ class OmniQuant:
     """OmniQuant (Shao et al., arXiv:2308.13137).
 
     epochs over the calibration samples per block. clip: 'lwc' (learnable weight clipping), 'step' (learned step sizes)
-    or 'none'. let: equivalent transformations; None means where the paper uses them: with quantised activations.
+    or 'none'. let: equivalent transformations; None means with quantised activations (the paper also uses them for
+    OPT's weights alone: ask with let=True).
     lwc_lr, let_lr: rates of AdamW. alpha: start of the transformations (0.5 balances activations and weights).
     aug_loss: also match the original block on quantised inputs; None means at 2 bits.
     """

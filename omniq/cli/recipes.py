@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from omniq.calibrate.method import METHODS
 from omniq.errors import UsageError
 from omniq.recipe import Recipe, read_recipe
 from omniq.spec import FLOAT_BITS, LinearSpec, QuantSpec, act_spec
@@ -33,22 +31,7 @@ def recipe_from(config: Path | None, params: Values) -> Recipe:
     """params: the command's parameters by name, None where not given. config: a YAML file, or None."""
     base = read_recipe(config) if config else {}
     values = recipe_values(base, params)
-    check_option_types(values.get("preset", Recipe.preset), values["options"])
     return Recipe.from_dict(values, str(config) if config else "the command line")
-
-
-def check_option_types(preset: str, options: Any) -> None:
-    """Raises UsageError for an option whose value is not of the kind of its default, such as a word for a number."""
-    defaults = {f.name: f.default for f in fields(METHODS[preset])}
-    for name, value in options.items() if isinstance(options, Mapping) else ():
-        default = defaults.get(name)
-        fits = (int, float) if type(default) is float else type(default)
-        if default is not None and (
-            not isinstance(value, fits) or isinstance(value, bool) != isinstance(default, bool)
-        ):
-            raise UsageError(
-                f"option {name} of preset {preset!r} is {value!r}; it must be of the kind of its default, {default!r}"
-            )
 
 
 def recipe_values(base: Values, params: Values) -> dict[str, Any]:
@@ -58,7 +41,8 @@ def recipe_values(base: Values, params: Values) -> dict[str, Any]:
     values["scheme"] = str(scheme(str(base.get("scheme", DEFAULT_SCHEME)), given))
     values["data"] = _over(base, "data", {key: given[name] for name, key in DATA.items() if name in given})
     # Options in the file belong to the preset in the file.
-    kept = base if given.get("preset", base.get("preset")) == base.get("preset") else {}
+    own = base.get("preset", Recipe.preset)
+    kept = base if given.get("preset", own) == own else {}
     options = {name: given[name] for name in METHOD if name in given}
     values["options"] = _over(kept, "options", options | assignments(given.get("set_") or []))
     return values

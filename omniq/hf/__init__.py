@@ -1,6 +1,6 @@
 """All that touches transformers: models opened for calibration, dense models, tokenizers, GGUF files."""
 
-from omniq.hf.files import convert_gguf, load_dense, load_tokenizer, quiet, resolve
+from omniq.hf.files import check_tokenizer, convert_gguf, load_dense, load_tokenizer, quiet, resolve
 from omniq.hf.model import OpenModel, open_model
 from omniq.hf.skeleton import ATTENTION, build_skeleton
 from omniq.source import cache_folder, offline
@@ -10,6 +10,7 @@ __all__ = [
     "OpenModel",
     "build_skeleton",
     "cache_folder",
+    "check_tokenizer",
     "convert_gguf",
     "load_dense",
     "load_tokenizer",

@@ -49,10 +49,13 @@ def check_causal(values: Mapping[str, Any], folder: Path) -> None:
         raise ModelError(f"{folder} holds {listed}, which is not a causal language model (a ...ForCausalLM)")
 
 
-def check_unquantized(values: Mapping[str, Any], folder: Path) -> None:
-    """Raises ModelError when the weights are integers already."""
-    if values.get("quantization_config"):
-        method = dict(values["quantization_config"]).get("quant_method", "method not named")
+def check_quantization(values: Mapping[str, Any], folder: Path, quantized: bool) -> None:
+    """Raises ModelError when the weights are integers already, unless `quantized` admits that."""
+    entry = values.get("quantization_config")
+    if entry and not isinstance(entry, Mapping):
+        raise ModelError(f"quantization_config in {folder / 'config.json'} is {entry!r}; expected a JSON object")
+    if entry and not quantized:
+        method = entry.get("quant_method", "method not named")
         raise ModelError(f"{folder} is already quantised ({method}); give the original floating-point model")
 
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from omniq.errors import ModelError
+from omniq.errors import ModelError, OutputError
 from omniq.hf.checks import NONSENSE, causal_config, check_remote_code, first_line
 from omniq.source import config_values, file_digest, located
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+TOKENIZER_FILES = (*VOCABULARIES, "*.tiktoken")
 
 
 def quiet() -> None:
-    """No progress bars and no notes from transformers: the caller reports progress itself."""
+    """No progress bars and no notes from transformers and the hub library: the caller reports progress itself."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
 
 
 def resolve(model: str, *, revision: str | None = None, trust_remote_code: bool = False, work: Path) -> Path:
@@ -54,14 +60,19 @@ def load_dense(folder: Path, dtype: torch.dtype | str = "auto", *, trust_remote_
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The folder's tokenizer; ModelError names the files that are missing."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        listed = ", ".join(TOKENIZER_FILES)
-        raise ModelError(f"{folder} has no tokenizer: it needs one of {listed}; copy it from the original model")
+    """The folder's tokenizer."""
+    check_tokenizer(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except NONSENSE as error:
         raise ModelError(f"transformers cannot load the tokenizer of {folder}: {first_line(error)}") from None
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises ModelError, with the names it looked for, when the folder holds no vocabulary."""
+    if not any(file for name in TOKENIZER_FILES for file in folder.glob(name)):
+        listed = ", ".join(TOKENIZER_FILES)
+        raise ModelError(f"{folder} has no tokenizer: it needs one of {listed}; copy it from the original model")
 
 
 def convert_gguf(file: Path, out: Path) -> Path:
@@ -69,12 +80,21 @@ def convert_gguf(file: Path, out: Path) -> Path:
     try:
         model, tokenizer = _read_gguf(file)
     except NONSENSE as error:
-        raise ModelError(f"transformers cannot read the GGUF file {file}: {first_line(error)}") from None
+        raise ModelError(
+            f"transformers cannot read the GGUF file {file}: {first_line(error)}; "
+            "it is damaged, cut off, or of a kind that transformers does not convert"
+        ) from None
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    _plain(model).save_pretrained(partial, max_shard_size="5GB")
-    tokenizer.save_pretrained(partial)
-    partial.replace(out)
+    try:
+        _plain(model).save_pretrained(partial, max_shard_size="5GB")
+        tokenizer.save_pretrained(partial)
+        partial.replace(out)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OutputError(
+            f"cannot write {file} as a model folder to {out}: {first_line(error)}; check space and permissions there"
+        ) from None
     return out
 
 
@@ -84,8 +104,10 @@ def _read_gguf(file: Path) -> tuple[nn.Module, Any]:
     # Releases that can keep the weights packed have this class; older ones always unpack them.
     packing = getattr(transformers, "GgufConfig", None)
     dense = {"quantization_config": packing(dequantize=True)} if packing else {}
-    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **dense, **source)
-    return model, AutoTokenizer.from_pretrained(file.parent, **source)
+    # transformers draws a progress bar here that it has no switch for.
+    with redirect_stderr(StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **dense, **source)
+        return model, AutoTokenizer.from_pretrained(file.parent, **source)
 
 
 def _plain(model: nn.Module) -> nn.Module:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from omniq.checkpoint import Reader
+from omniq.checkpoint import Reader, without_nan
 from omniq.errors import ModelError
-from omniq.hf.checks import causal_config, check_causal, check_remote_code, check_unquantized
+from omniq.hf.checks import causal_config, check_causal, check_quantization, check_remote_code
 from omniq.hf.skeleton import build_skeleton
 from omniq.models.adapter import Adapter, adapter_for
 from omniq.models.names import stored_names
@@ -55,8 +55,8 @@ class OpenModel:
         return self.names[param]
 
     def read(self, param: str) -> Tensor:
-        """A parameter of the skeleton, as stored."""
-        return self.reader.read(self.names[param])
+        """A parameter of the skeleton, as stored; ModelError when it has NaN values."""
+        return without_nan(self.reader.read(self.names[param]), self.names[param])
 
     def dense_linears(self) -> tuple[str, ...]:
         """Modules with a weight (N, K) that are never quantised and not in `skipped`: the output head, routers."""
@@ -80,8 +80,7 @@ def open_model(folder: Path, *, trust_remote_code: bool = False, quantized: bool
     values = config_values(folder)
     check_remote_code(values, folder, trust_remote_code)
     check_causal(values, folder)
-    if not quantized:
-        check_unquantized(values, folder)
+    check_quantization(values, folder, quantized)
     config = causal_config(folder, trust_remote_code)
     skeleton, hook = build_skeleton(config, trust_remote_code=trust_remote_code)
     adapter = adapter_for(config.model_type, config.to_dict())
