@@ -55,6 +55,9 @@ def runs() -> list[Run]:
     without = OMNIQUANT | {"let": False}
     rows = [run for model, scheme in pairs for run in compared(model, scheme, ends)]
     rows += [Run(model, "W4A4", "omniquant", without) for model in ("smollm2", "gemma3")]
+    rows += [
+        Run(model, scheme, "omniquant", OMNIQUANT | {"skip_sinks": True}) for model, scheme in (pairs[1], pairs[7])
+    ]
     rows += [run for scheme in asym for run in compared("smollm2", scheme, ("rtn",))]
     rows += [run for model, scheme in pairs for run in compared(model, scheme, between)]
     rows += [Run("smollm2", "W3A16g64-asym", "omniquant", {"epochs": 10}, samples=24)]
@@ -157,7 +160,7 @@ def done_keys() -> set[str]:
 
 
 def table() -> str:
-    """A Markdown table per model and calibration text: KL (perplexity) by scheme and preset."""
+    """A Markdown table per model and calibration text: KL (perplexity) by scheme and preset; then the rows apart."""
     rows = read_rows()
     out = []
     for model, calibration in dict.fromkeys((r["model"], r["calibration"]) for r in rows):
@@ -167,18 +170,27 @@ def table() -> str:
         out.append("| scheme | bits per weight | " + " | ".join(PRESETS) + " |")
         out.append("|---|---|" + "---|" * len(PRESETS))
         for scheme in dict.fromkeys(r["scheme"] for r in mine):
-            cells = [
-                next((r for r in mine if _cell(r) == (scheme, p, json.dumps(o, sort_keys=True), str(SAMPLES))), None)
-                for p, o in PRESETS.items()
-            ]
             bits = next(float(r["bits_per_weight"]) for r in mine if r["scheme"] == scheme)
-            shown = [f"{float(r['kl']):.3f} ({float(r['ppl']):.1f})" if r else "" for r in cells]
-            out.append(f"| {scheme} | {bits:.2f} | " + " | ".join(shown) + " |")
-    return "\n".join(out)
+            cells = [_shown(mine, scheme, preset) for preset in PRESETS]
+            out.append(f"| {scheme} | {bits:.2f} | " + " | ".join(cells) + " |")
+    apart = [r for r in rows if json.loads(r["options"]) != PRESETS[r["preset"]] or int(r["samples"]) != SAMPLES]
+    lines = [
+        f"- {r['model']} {r['scheme']} {r['preset']} {r['options']}, {r['samples']} samples: "
+        f"KL {float(r['kl']):.3f} (perplexity {float(r['ppl']):.1f})"
+        for r in apart
+    ]
+    return "\n".join([*out, "", *lines])
 
 
-def _cell(row: dict[str, str]) -> tuple[str, str, str, str]:
-    return row["scheme"], row["preset"], row["options"], row["samples"]
+def _shown(rows: list[dict[str, str]], scheme: str, preset: str) -> str:
+    """KL (perplexity) of one cell at the table's settings, empty when it was not measured."""
+    wanted = (scheme, preset, PRESETS[preset], SAMPLES)
+    found = (r for r in rows if (r["scheme"], r["preset"], json.loads(r["options"]), int(r["samples"])) == wanted)
+    return next((f"{float(r['kl']):.3f} ({_figure(float(r['ppl']))})" for r in found), "")
+
+
+def _figure(perplexity: float) -> str:
+    return f"{perplexity:.1f}" if perplexity < 1000 else f"{perplexity:.0e}"
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ class OmniQuant:
     or 'none'. let: equivalent transformations; None means with quantised activations (the paper also uses them for
     OPT's weights alone: ask with let=True).
     lwc_lr, let_lr: rates of AdamW. alpha: start of the transformations (0.5 balances activations and weights).
-    aug_loss: also match the original block on quantised inputs; None means at 2 bits.
+    aug_loss: also match the original block on quantised inputs; None means at 2 bits. skip_sinks: keep attention-sink
+    tokens, whose huge hidden states can be most of the loss, out of it; the paper counts them.
     """
 
     epochs: int = 20
@@ -35,6 +36,7 @@ class OmniQuant:
     let_lr: float = 5e-3
     alpha: float = 0.5
     aug_loss: bool | None = None
+    skip_sinks: bool = False
 
     summary = "LWC and LET trained block by block (the paper's recipe): minutes to hours, the best quality here"
     needs_data = True
@@ -48,7 +50,7 @@ class OmniQuant:
 
     def training(self) -> Training:
         """The settings of the training loop."""
-        return Training(self.epochs, self.lwc_lr, self.let_lr)
+        return Training(self.epochs, self.lwc_lr, self.let_lr, self.skip_sinks)
 
     def transforms_weights(self, spec: LinearSpec) -> bool:
         """Whether equivalent transformations are learned for this scheme."""
