@@ -53,12 +53,12 @@ def runs() -> list[Run]:
     pairs = [("smollm2", scheme) for scheme in smol] + [("gemma3", scheme) for scheme in gemma]
     ends, between = ("rtn", "omniquant"), ("gptq", "awq")
     without = OMNIQUANT | {"let": False}
-    rows = [run for model, scheme in pairs for run in compared(model, scheme, ends)]
+    rows = [run for scheme in asym for run in compared("smollm2", scheme, ("rtn",))]
     rows += [Run(model, "W4A4", "omniquant", without) for model in ("smollm2", "gemma3")]
+    rows += [run for model, scheme in pairs for run in compared(model, scheme, ends)]
     rows += [
         Run(model, scheme, "omniquant", OMNIQUANT | {"skip_sinks": True}) for model, scheme in (pairs[1], pairs[7])
     ]
-    rows += [run for scheme in asym for run in compared("smollm2", scheme, ("rtn",))]
     rows += [run for model, scheme in pairs for run in compared(model, scheme, between)]
     rows += [Run("smollm2", "W3A16g64-asym", "omniquant", {"epochs": 10}, samples=24)]
     rows += [run for scheme in asym for run in compared("smollm2", scheme, ("omniquant",))]

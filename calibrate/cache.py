@@ -15,7 +15,7 @@ from torch import Tensor
 def cached(
     folder: Path | None, key: str, shape: tuple[int, int], make: Callable[[], Tensor]
 ) -> tuple[Tensor, str | None]:
-    """ids (B, T) from the cache or else from make(), and a sentence for the user when the cached copy was damaged."""
+    """ids (B, T) from the cache or else from make(), and a sentence for the user when the cache failed in some way."""
     if folder is None:
         return make(), None
     file = folder / f"tokens-{key[:32]}.safetensors"
@@ -24,7 +24,10 @@ def cached(
     if ids is not None:
         return ids, None
     ids = make()
-    write(file, key, ids)
+    try:
+        write(file, key, ids)
+    except OSError as error:
+        return ids, f"the calibration tokens could not be kept in {folder} for the next run: {error.strerror}"
     return ids, f"the cached calibration tokens {file} were damaged and have been made again" if found else None
 
 
@@ -45,5 +48,8 @@ def write(file: Path, key: str, ids: Tensor) -> None:
     """Writes ids (B, T) under a temporary name, then renames: a reader never sees half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(save({"ids": ids.contiguous()}, {"key": key}))
-    partial.replace(file)
+    try:
+        partial.write_bytes(save({"ids": ids.contiguous()}, {"key": key}))
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,8 @@ from omniq.qtensor import QTensor
 from omniq.spec import ActSpec, LinearSpec
 
 Read = Callable[[str], Tensor]
+LOOKED_AT = 1 << 22
+"""Values that are checked together."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def embed(subject: Subject, ids: Tensor, settings: Settings) -> tuple[BlockCalls
     head = _head_names(subject.skeleton)
     names = [n for n, _ in subject.skeleton.named_parameters() if not n.startswith(subject.blocks + ".")]
     calls, parts = BlockCalls(settings.batch), []
-    with _materialized(subject.skeleton, {n: subject.read(n) for n in names if n not in head}, settings.device):
+    with _materialized(subject.skeleton, [n for n in names if n not in head], _reader(subject), settings.device):
         for chunk in ids.split(settings.batch):
             hidden, kwargs = block_inputs(subject.skeleton, subject.modules(), chunk.to(settings.device))
             calls.record(hidden.cpu(), kwargs)
@@ -116,33 +118,36 @@ def _head_names(skeleton: nn.Module) -> set[str]:
 
 
 class _materialized:
-    """Gives named parameters real values inside the context and returns them to the meta device after it."""
+    """Gives named parameters real float32 values inside the context and puts the meta ones back after it.
 
-    def __init__(
-        self, module: nn.Module, values: Mapping[str, Tensor], device: torch.device = torch.device("cpu")
-    ) -> None:
-        self.module, self.values, self.device = module, values, device
+    They are read one at a time: of the stored form there is never more than one tensor in memory.
+    """
+
+    def __init__(self, module: nn.Module, names: Iterable[str], read: Read, device: torch.device) -> None:
+        self.module, self.read, self.device = module, read, device
+        self.kept = {name: module.get_parameter(name) for name in names}
 
     def __enter__(self) -> None:
-        assign(
-            self.module, {name: value.to(self.device, torch.float32, copy=True) for name, value in self.values.items()}
-        )
+        assign(self.module, ((name, self._value(name)) for name in self.kept))
+
+    def _value(self, name: str) -> Tensor:
+        return self.read(name).to(self.device, torch.float32, copy=True)
 
     def __exit__(self, *_: object) -> None:
-        assign(self.module, {name: torch.empty_like(value, device="meta") for name, value in self.values.items()})
+        assign(self.module, self.kept.items())
 
 
-def assign(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Replaces parameters of `module` by name; a tied parameter is replaced everywhere it appears."""
+def assign(module: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
+    """Replaces parameters of `module` by name, one after another; a tied one is replaced everywhere it appears."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for owner in module.modules():
         for leaf, param in owner._parameters.items():
             if param is not None:
                 places.setdefault(id(param), []).append((owner, leaf))
-    wanted = {name: id(module.get_parameter(name)) for name in values}
-    for name, value in values.items():
-        param = nn.Parameter(value, requires_grad=False)
-        for owner, leaf in places[wanted[name]]:
+    known = {name: id(param) for name, param in module.named_parameters(remove_duplicate=False)}
+    for name, value in values:
+        param = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
+        for owner, leaf in places[known[name]]:
             owner._parameters[leaf] = param
 
 
@@ -157,25 +162,35 @@ def run(
     """Quantises the blocks from `start` on, one at a time; each yields before the next is read.
 
     calls and streams come from embed(), or streams from the block before `start`; both are None for a method that
-    needs no data. Peak memory: one block in float32, what the method learns for it, and the streams.
+    needs no data. Peak memory: one block in float32, what the method learns for it, and three streams.
     """
     heads = subject.heads()
-    for index, module in enumerate(subject.modules()):
-        if index < start:
-            continue
-        began = time.perf_counter()
-        name = f"{subject.blocks}.{index}"
-        values = {
-            leaf: _checked(subject.read(f"{name}.{leaf}"), f"{name}.{leaf}") for leaf, _ in module.named_parameters()
-        }
-        with _materialized(module, values, settings.device):
-            view = _view(subject, settings, heads, calls, index, name, module, streams)
-            quantized = method.block(view)
-            floats = _finished(view, quantized, values)
-            streams = None if streams is None else _advanced(view, streams)
-        linears = tuple((f"{name}.{n}", quantized[n], view.specs[n]) for n in view.specs)
-        error = None if streams is None else _distance(streams)
-        yield QuantizedBlock(index, linears, floats, streams, error, time.perf_counter() - began, view.trace)
+    for index in range(start, len(subject.modules())):
+        began, module = time.perf_counter(), subject.modules()[index]
+        read = _reader(subject, f"{subject.blocks}.{index}.")
+        with _materialized(module, [leaf for leaf, _ in module.named_parameters()], read, settings.device):
+            view = _view(subject, settings, heads, calls, index, streams)
+            # A stream is as large as the whole text, so none is held longer than needed.
+            streams = None
+            block = _quantized(view, method, read, began)
+        del view
+        streams = block.streams
+        yield block
+        del block
+
+
+def _reader(subject: Subject, prefix: str = "") -> Read:
+    """Reads the parameters below `prefix`, without the prefix, and refuses those that are not numbers."""
+    return lambda name: _checked(subject.read(prefix + name), prefix + name)
+
+
+def _quantized(view: BlockView, method: Method, read: Read, began: float) -> QuantizedBlock:
+    quantized = method.block(view)
+    floats = _finished(view, quantized, read)
+    streams = None if view.target is None else _advanced(view)
+    linears = tuple((f"{view.name}.{n}", quantized[n], view.specs[n]) for n in view.specs)
+    error = None if streams is None else _distance(streams)
+    return QuantizedBlock(view.index, linears, floats, streams, error, time.perf_counter() - began, view.trace)
 
 
 def _view(
@@ -184,10 +199,9 @@ def _view(
     heads: Heads | None,
     calls: BlockCalls | None,
     index: int,
-    name: str,
-    module: nn.Module,
     streams: Streams | None,
 ) -> BlockView:
+    name, module = f"{subject.blocks}.{index}", subject.modules()[index]
     prefix = name + "."
     specs = {full.removeprefix(prefix): spec for full, spec in subject.specs.items() if full.startswith(prefix)}
     seed = int.from_bytes(hashlib.blake2b(f"{settings.seed}/{index}".encode(), digest_size=4).digest(), "little")
@@ -198,13 +212,16 @@ def _view(
         subject.storage, settings.attention, settings.autocast, seed,
     )  # fmt: skip
     if streams is not None:
-        view.target = view.run(streams.original)
+        view.target = _running(view.run(streams.original), f"{name} of the original model")
     return view
 
 
 @torch.no_grad()
-def _finished(view: BlockView, quantized: Mapping[str, QTensor], original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Puts what will be stored into the module, and returns the unquantised parameters that changed, by full name."""
+def _finished(view: BlockView, quantized: Mapping[str, QTensor], read: Read) -> dict[str, Tensor]:
+    """Puts what will be stored into the module, and returns the unquantised parameters that changed, by full name.
+
+    What they were is read once more rather than kept while the method works.
+    """
     missing = [name for name in view.specs if name not in quantized]
     if missing:
         raise RuntimeError(f"the method left out {missing} of {view.name}")
@@ -215,30 +232,46 @@ def _finished(view: BlockView, quantized: Mapping[str, QTensor], original: Mappi
             param.copy_(quantized[name].dequantize())
             continue
         stored = param.to(view.storage)
-        if not torch.equal(param.cpu(), original[leaf].float()):
+        if not torch.equal(param.cpu(), read(leaf).float()):
             changed[f"{view.name}.{leaf}"] = _checked(stored.cpu(), f"{view.name}.{leaf}")
             param.copy_(stored)
     return changed
 
 
-def _advanced(view: BlockView, streams: Streams) -> Streams:
+def _advanced(view: BlockView) -> Streams:
     """The streams after this block: the original's is the target already made."""
     with activation_grids(view.module, view.specs, view.attention), noting_reached(view.module, view.specs) as reached:
-        advanced = Streams(view.target, view.run(streams.quantized))
+        quantized = _running(view.run(view.inputs), f"{view.name}, quantised,")
     view.trace.unreached = tuple(name for name in view.specs if name not in reached)
-    return advanced
+    return Streams(view.target, quantized)
 
 
 def _distance(streams: Streams) -> float:
-    return float(
-        (streams.quantized - streams.original).square().mean() / streams.original.square().mean().clamp(min=1e-30)
-    )
+    """Squared difference relative to the original's power, a sequence at a time."""
+    pairs = list(zip(streams.quantized, streams.original, strict=True))
+    error = sum(float((quantized - original).square().sum()) for quantized, original in pairs)
+    return error / max(sum(float(original.square().sum()) for _, original in pairs), 1e-30)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all values are finite; looked at in parts, since a mask of all of them would be large itself."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(LOOKED_AT))
 
 
 def _checked(tensor: Tensor, name: str) -> Tensor:
     """The tensor, or ModelError when it has NaN or infinite values."""
-    if not torch.isfinite(tensor).all():
+    if not _finite(tensor):
         raise ModelError(
             f"{name} has NaN or infinite values; the checkpoint is damaged or the training that made it diverged"
         )
     return tensor
+
+
+def _running(stream: Tensor, what: str) -> Tensor:
+    """The hidden states (B, T, D), or ModelError when they have NaN or infinite values."""
+    if not _finite(stream):
+        raise ModelError(
+            f"{what} computes NaN or infinite hidden states from the calibration text; "
+            "check that the model itself writes sense, or use more bits"
+        )
+    return stream

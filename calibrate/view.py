@@ -138,7 +138,10 @@ class BlockView:
     @torch.no_grad()
     def run(self, stream: Tensor) -> Tensor:
         """stream (B, T, D) through the block as it stands -> (B, T, D) float32."""
-        return torch.cat([self.call(batch).to(stream.device) for (batch,) in self.batches(stream)])
+        out = torch.empty_like(stream)
+        for filled, (batch,) in zip(out.split(self.calls.batch), self.batches(stream), strict=True):
+            filled.copy_(self.call(batch))
+        return out
 
     @torch.no_grad()
     def observe(

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from omniq.checkpoint import Reader, without_nan
-from omniq.errors import OutputError
-from omniq.qtensor import QTensor
-from omniq.shards import Source, write_model, write_text
+from omniq.errors import ModelError
+from omniq.shards import Source, write_bytes, write_model, write_text
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
 NOT_COPIED = ("config.json", "model.safetensors.index.json")
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """A hash of a tensor's dtype, shape and values."""
-    raw = tensor.detach().contiguous().cpu()
-    head = f"{raw.dtype}{tuple(raw.shape)}".encode()
-    return hashlib.blake2b(head + raw.view(-1).view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
-
-
-def weight_digest(q: QTensor) -> str:
-    """A hash of the weight a QTensor stands for, in float32: what calibration computed with."""
-    return tensor_digest(q.dequantize(torch.float32))
 
 
 def entries(source: Reader, blocks: list[Reader], replaced: set[str]) -> Iterator[Source]:
@@ -59,9 +43,9 @@ def write_folder(
         for pattern in COPIED:
             for path in folder.glob(pattern):
                 if path.is_file() and path.name not in NOT_COPIED:
-                    shutil.copyfile(path, result / path.name)
+                    write_bytes(result / path.name, path.read_bytes())
     except OSError as error:
-        raise OutputError(f"cannot copy the tokenizer files of {folder} to {result}: {error.strerror}") from None
+        raise ModelError(f"cannot read the tokenizer files of {folder}: {error.strerror}") from None
 
 
 def write_texts(result: Path, config: Mapping[str, Any], card: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from omniq import __version__
 from omniq.calibrate.data import CalibrationData
@@ -10,8 +11,7 @@ from omniq.eval.compare import Comparison
 from omniq.recipe import Recipe
 
 CARD = """---
-base_model: {base}
-library_name: transformers
+{origin}library_name: transformers
 tags: [omniq, quantized, {scheme}]
 ---
 # {base}, quantised to {scheme}
@@ -25,7 +25,7 @@ model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
 ```
 ```python
-import omniq                                                   # on omniq's packed kernels
+import omniq                                                   # on omniq's own kernels
 model = omniq.load("PATH_OF_THIS_FOLDER")
 ```
 {loaders}
@@ -47,30 +47,36 @@ def model_card(
     bits: float,
     data: CalibrationData | None,
     measured: Comparison | None,
+    protocol: str | None,
     loaders: tuple[str, ...],
 ) -> str:
-    """README.md: how to load the checkpoint, what was measured and how it was made."""
-    name = base.rstrip("/").rsplit("/", 1)[-1]
+    """README.md: how to load the checkpoint, what was measured and how it was made.
+
+    base: as the user named the model; a path of this machine is cut to its last part and not called a hub model.
+    """
+    local = Path(base).expanduser().exists()
     return CARD.format(
-        base=name,
+        origin="" if local else f"base_model: {base}\nbase_model_relation: quantized\n",
+        base=Path(base).expanduser().resolve().name if local else base,
         scheme=recipe.scheme,
         bits=bits,
         version=__version__,
         preset=recipe.preset,
         loaders="\n".join(f"- {line}" for line in loaders),
-        quality=quality(measured),
+        quality=quality(measured, protocol),
         data=data.description if data else "none (the preset looks at the weights alone)",
         recipe=json.dumps(recipe.to_dict(), indent=2),
     )
 
 
-def quality(measured: Comparison | None) -> str:
-    """A table of what was measured, or the sentence that nothing was."""
+def quality(measured: Comparison | None, protocol: str | None) -> str:
+    """A table of what was measured and the protocol, or the sentence that nothing was."""
     if measured is None:
         return "Not measured. `omniq eval PATH --against ORIGINAL --text FILE` measures it."
     return (
         "| | original | quantised |\n|---|---|---|\n"
         f"| perplexity | {measured.ppl_original:.3f} | {measured.ppl:.3f} |\n"
         f"| KL to the original, nats per token | 0 | {measured.kl:.4f} |\n"
-        f"| same best next token | 1 | {measured.top1:.4f} |"
+        f"| same best next token | 1 | {measured.top1:.4f} |\n\n"
+        f"Measured on {protocol}."
     )

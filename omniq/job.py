@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from omniq import __version__
-from omniq.assemble import entries, tensor_digest, weight_digest, write_folder, write_texts
+from omniq.assemble import entries, write_folder, write_texts
 from omniq.calibrate.capture import BlockCalls
 from omniq.calibrate.data import CalibrationData, tokens
-from omniq.calibrate.run import QuantizedBlock, Settings, Streams, Subject, embed, run
+from omniq.calibrate.run import QuantizedBlock, Settings, Subject, embed, run
 from omniq.calibrate.sampling import sample_from
 from omniq.card import model_card
 from omniq.checkpoint import Reader
+from omniq.digests import tensor_digest, weight_digest
 from omniq.eval.compare import Comparison, compare
 from omniq.eval.size import checkpoint_bytes
 from omniq.eval.windows import EvalSpec, protocol, windows
@@ -55,7 +57,6 @@ class Job:
         )
         self.data: CalibrationData | None = None
         self.calls: BlockCalls | None = None
-        self.streams: Streams | None = None
         self.protocol: str | None = None
 
     def identity(self, model_key: str) -> dict[str, Any]:
@@ -80,17 +81,22 @@ class Job:
                 if sentence:
                     on_event(Notice(sentence))
         start = work.begin(self.identity(model_key), overwrite, self.data is not None)
-        if self.data is not None:
-            self.calls, self.streams = embed(self.subject, self.data.ids, self.settings)
-        if start and self.data is not None:
-            self.streams = work.streams(start - 1)
+        blocks = self._blocks(work, start)
         on_event(Started(self.blocks, start, f"{self.recipe.preset} {self.recipe.scheme} on {self.label}"))
-        for block in run(self.subject, self.method, self.settings, self.calls, start, self.streams):
-            self.streams = block.streams
+        for block in blocks:
             work.save(block, *self._packed(block))
             on_event(_done(block, self.blocks))
             if block.trace.unreached:
                 on_event(Notice(_unreached(block)))
+            del block  # its streams are on disk, and the next block makes its own
+
+    def _blocks(self, work: Work, start: int) -> Iterator[QuantizedBlock]:
+        """The blocks from `start` on; the streams that enter are the generator's alone, to drop when they are used."""
+        if self.data is None:
+            return run(self.subject, self.method, self.settings, None, start)
+        self.calls, streams = embed(self.subject, self.data.ids, self.settings)
+        streams = work.streams(start - 1) if start else streams
+        return run(self.subject, self.method, self.settings, self.calls, start, streams)
 
     def _tokens(self, model_key: str) -> CalibrationData:
         tokenizer = load_tokenizer(self.folder, trust_remote_code=self.trust)
@@ -179,6 +185,7 @@ class Job:
             bits_per_weight(self.model, self.recipe),
             self.data,
             measured,
+            self.protocol,
             self.form.loaded_by(self.recipe.scheme),
         )
 
@@ -192,8 +199,8 @@ class Job:
             reader = Reader(result)
             read = lambda name: reader.read(self.model.stored_name(name))  # noqa: E731
             written = Subject(self.model.skeleton, self.model.blocks, read, self.subject.specs, None, self.model.dtype)
-            streams = self.streams or work.streams(self.blocks - 1)
-            Replay(written, self.form, reader, self.linears()).check(self.calls, streams, self.settings)
+            last = work.streams(self.blocks - 1).quantized[: self.settings.batch]
+            Replay(written, self.form, reader, self.linears()).check(self.calls, last, self.settings)
 
     def windows(self, spec: EvalSpec) -> Tensor:
         """The evaluation windows (B, T), made before calibration so that a text too short fails first."""
@@ -206,7 +213,7 @@ class Job:
         """Original against the written checkpoint on windows (B, T)."""
         device = self.settings.device
         original = load_dense(self.folder, self.model.dtype, trust_remote_code=self.trust).to(device)
-        return compare(forward_of(original), forward_of(load(result, device)), ids, batch)
+        return compare(forward_of(original), forward_of(load(result, device, trust_remote_code=self.trust)), ids, batch)
 
     def report(self, out: Path, seconds: float, peak: int, skipped: int, measured: Comparison | None) -> Report:
         """What was done and measured."""

@@ -12,12 +12,13 @@ from omniq.eval.size import checkpoint_bytes
 from omniq.eval.windows import EvalSpec
 from omniq.events import Listener, ignore
 from omniq.hf import cache_folder, open_model, resolve
-from omniq.job import Job
+from omniq.job import Job, fast_dtype
 from omniq.planning import check
 from omniq.planning import plan as planned
 from omniq.recipe import Recipe
 from omniq.report import Plan, Report
-from omniq.work import Work, check_free
+from omniq.timing import rates
+from omniq.work import Work, check_apart, check_free
 
 
 def plan(
@@ -28,11 +29,15 @@ def plan(
     overwrite: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> Plan:
     """What quantize() would do with the same arguments; reads the model's headers only."""
+    out = Path(out)
     check_free(out, overwrite)
     folder = resolve(model, revision=revision, trust_remote_code=trust_remote_code, work=cache_folder())
-    return planned(open_model(folder, trust_remote_code=trust_remote_code), model, recipe, checkpoint_bytes(folder))
+    check_apart(out, folder)
+    opened, place = open_model(folder, trust_remote_code=trust_remote_code), torch.device(device)
+    return planned(opened, model, recipe, checkpoint_bytes(folder), rates(place, fast_dtype(recipe, place)))
 
 
 def quantize(
@@ -56,6 +61,7 @@ def quantize(
     check_free(out, overwrite)
     cache = cache_folder()
     folder = resolve(model, revision=revision, trust_remote_code=trust_remote_code, work=cache)
+    check_apart(out, folder)
     opened = open_model(folder, trust_remote_code=trust_remote_code)
     check(opened, recipe)
     job = Job(opened, model, recipe, torch.device(device), cache / "tokens", trust_remote_code)

@@ -40,7 +40,7 @@ def load(
         work = dtype or model.dtype
         swap_linear(model.skeleton, name, QuantLinear(q, spec, model.read(bias).to(work) if held else None, place))
     names = [name for name, param in model.skeleton.named_parameters() if param.is_meta]
-    assign(model.skeleton, {name: model.read(name).to(place, dtype or model.dtype) for name in names})
+    assign(model.skeleton, ((name, model.read(name).to(place, dtype or model.dtype)) for name in names))
     set_attention(model.skeleton, attention_grid(model))
     model.skeleton.config.use_cache = True
     return model.skeleton.to(place)

@@ -30,7 +30,11 @@ def tensor_info(tensor: Tensor) -> TensorInfo:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in one step: under `path` is the old file or the whole new one, never a part."""
-    raw = text.encode("utf-8")
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, raw: bytes) -> None:
+    """Writes a file in one step, as write_text does."""
     with _atomic(path, len(raw)) as file:
         _write_all(file, memoryview(raw))
 

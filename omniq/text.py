@@ -17,7 +17,10 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def documents(source: str, column: str = "text", split: str = "train") -> Iterator[Document]:
-    """The documents of `source`: a .txt file is one, .jsonl and .parquet have one a row; else hub, 'id[:config]'."""
+    """The documents of `source`: a .txt file is one, .jsonl and .parquet have one a row; else hub, 'id[:config]'.
+
+    A source that cannot be one is an error at once; reading begins with the first document taken.
+    """
     path = Path(source).expanduser()
     reader = READERS.get(path.suffix)
     if path.is_dir():

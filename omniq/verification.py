@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omniq.assemble import tensor_digest, weight_digest
 from omniq.calibrate.capture import BlockCalls
-from omniq.calibrate.run import Settings, Streams, Subject, assign
+from omniq.calibrate.run import Settings, Subject, assign
 from omniq.calibrate.view import activation_grids
 from omniq.checkpoint import Reader
+from omniq.digests import tensor_digest, weight_digest
 from omniq.errors import VerificationError
 from omniq.formats.base import Format
 from omniq.spec import LinearSpec
@@ -68,18 +68,18 @@ class Replay:
         return self.form.unpack(leaves, spec, shape).dequantize()
 
     @torch.no_grad()
-    def check(self, calls: BlockCalls, streams: Streams, settings: Settings) -> None:
-        """streams: what calibration had after the last block."""
+    def check(self, calls: BlockCalls, last: Tensor, settings: Settings) -> None:
+        """last: the first batch of what calibration had after the last block (b, T, D)."""
         hidden = calls.first.to(settings.device)
         for index, module in enumerate(self.written.modules()):
             prefix = f"{self.written.blocks}.{index}."
-            names = [name for name, _ in module.named_parameters()]
-            assign(module, {name: self.parameter(prefix + name).to(settings.device) for name in names})
+            meta = dict(module.named_parameters())
+            assign(module, ((name, self.parameter(prefix + name).to(settings.device)) for name in meta))
             specs = {n.removeprefix(prefix): s for n, s in self.written.specs.items() if n.startswith(prefix)}
             with activation_grids(module, specs, settings.attention):
                 hidden = self._called(calls, index, module, hidden, settings)
-            assign(module, {name: module.get_parameter(name).to("meta") for name in names})
-        wanted = streams.quantized[: calls.batch].to(settings.device)
+            assign(module, meta.items())
+        wanted = last.to(settings.device)
         error = float((hidden - wanted).square().mean() / wanted.square().mean())
         if not error <= TOLERANCE:
             raise VerificationError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from torch import Tensor
 
 from omniq.calibrate.run import QuantizedBlock, Streams
 from omniq.checkpoint import Reader
-from omniq.errors import OutputError
+from omniq.digests import content_digest
+from omniq.errors import ModelError, OutputError
 from omniq.shards import write_tensors, write_text
 
 BLOCK, STREAMS = "block-{:05d}.safetensors", "streams-{:05d}.safetensors"
+DIGEST = "digest"
+"""Where a file's own digest is kept, beside its facts."""
 
 
 class Work:
@@ -25,12 +30,13 @@ class Work:
 
     run.json: what the run is (model, data, recipe, seed ...). block-N: the packed tensors of block N. streams-N: the
     hidden states after block N; only the last is kept. Every file appears whole or not at all, the block before its
-    streams, so what is found can be trusted after any interruption.
+    streams, and carries its own digest: what is found can be trusted after any interruption, and damage is seen.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = out.with_name(f".{out.name}.omniq")
+        self._run = ""
 
     def __enter__(self) -> Work:
         try:
@@ -50,29 +56,46 @@ class Work:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not (self.folder / "run.json").is_file():
+            # Stopped before anything was begun, so there is nothing to go on from.
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 
     def begin(self, identity: Mapping[str, Any], overwrite: bool, streamed: bool) -> int:
         """The first block to do: 0, or where an interrupted run of the same identity stopped.
 
-        streamed: a block counts as done only when the hidden states after it are there too.
-
-        A run of another identity is refused with the differences named, or discarded when `overwrite` says so.
+        streamed: a block counts as done only when the hidden states after it are there too. A run of another identity,
+        or one with a damaged file, is refused with the reason, or discarded when `overwrite` says so.
         """
         path = self.folder / "run.json"
+        text = json.dumps(identity, indent=2, sort_keys=True, default=str)
+        self._run = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         if path.is_file():
-            known = _parsed(path)
-            different = differences(known, identity)
-            if not different:
-                return self._blocks_done(streamed)
+            done = self._blocks_done(streamed)
+            reason = self._reason(path, identity, done, streamed)
+            if reason is None:
+                return done
             if not overwrite:
-                raise OutputError(
-                    f"{self.folder} holds an unfinished run with other settings: {'; '.join(different)}. "
-                    "Give the same settings to go on, or --overwrite to start anew"
-                )
-            self.clear()
-        write_text(path, json.dumps(identity, indent=2, sort_keys=True, default=str))
+                raise OutputError(reason)
+        self.clear()
+        write_text(path, text)
         return 0
+
+    def _reason(self, path: Path, identity: Mapping[str, Any], done: int, streamed: bool) -> str | None:
+        """Why the unfinished run in this folder cannot go on, or None."""
+        known = _parsed(path)
+        different = [] if known is None else differences(known, identity)
+        if different:
+            return (
+                f"{self.folder} holds an unfinished run with other settings: {'; '.join(different)}. "
+                "Give the same settings to go on, or --overwrite to start anew"
+            )
+        files = [self.block_path(index) for index in range(done)]
+        files += [self.folder / STREAMS.format(done - 1)] if done and streamed else []
+        damaged = path if known is None else next((file for file in files if not self._intact(file)), None)
+        if damaged is None:
+            return None
+        return f"{damaged} is damaged, so the unfinished run cannot go on; give --overwrite to start anew"
 
     def _blocks_done(self, streamed: bool) -> int:
         done = 0
@@ -88,11 +111,30 @@ class Work:
 
     def save(self, block: QuantizedBlock, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
         """Stores a finished block and then the streams after it; drops the streams before it."""
-        write_tensors(self.block_path(block.index), tensors, dict(facts))
+        self._write(self.block_path(block.index), tensors, facts)
         if block.streams is not None:
             streams = {"original": block.streams.original, "quantized": block.streams.quantized}
-            write_tensors(self.folder / STREAMS.format(block.index), streams, {})
-            (self.folder / STREAMS.format(block.index - 1)).unlink(missing_ok=True)
+            self._write(self.folder / STREAMS.format(block.index), streams, {})
+            with _reported(f"remove a file from {self.folder}"):
+                (self.folder / STREAMS.format(block.index - 1)).unlink(missing_ok=True)
+
+    def _write(self, path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+        """Writes tensors and facts with their digest."""
+        write_tensors(path, tensors, {**facts, DIGEST: self._digest(path, tensors.items(), facts)})
+
+    def _intact(self, path: Path) -> bool:
+        """Whether a file holds what this run wrote under that name."""
+        try:
+            reader = Reader(path)
+            facts = reader.metadata()
+            known = facts.pop(DIGEST, None)
+            return known == self._digest(path, ((name, reader.read(name)) for name in reader.names()), facts)
+        except ModelError:
+            return False
+
+    def _digest(self, path: Path, tensors: Iterable[tuple[str, Tensor]], facts: Mapping[str, str]) -> str:
+        """A hash of a file's content, of its name and of what the run is."""
+        return content_digest(tensors, {**facts, "file": path.name, "run": self._run})
 
     def streams(self, index: int) -> Streams:
         """The hidden states after block `index`."""
@@ -107,29 +149,40 @@ class Work:
         """An empty folder for the finished checkpoint, on the same disk as the output."""
         path = self.folder / "result"
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
+        with _reported(f"make the folder {path}"):
+            path.mkdir()
         return path
 
     def publish(self, result: Path, overwrite: bool) -> None:
         """Moves the finished checkpoint to its final name in one step and removes the rest."""
         check_free(self.out, overwrite)
         old = self.folder / "replaced"
-        if self.out.exists():
-            os.replace(self.out, old)
-        os.replace(result, self.out)
+        with _reported(f"move the finished checkpoint to {self.out}"):
+            if self.out.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(self.out, old)
+            try:
+                os.replace(result, self.out)
+            except OSError:
+                if old.exists():
+                    os.replace(old, self.out)
+                raise
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self) -> None:
         """Removes everything but the lock."""
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != "lock":
-                path.unlink()
+        with _reported(f"empty the folder {self.folder}"):
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != "lock":
+                    path.unlink()
 
 
 def check_free(out: Path, overwrite: bool) -> None:
     """Refuses an output path that holds something, unless `overwrite`; never replaces what is not a model folder."""
+    if not out.name:
+        raise OutputError(f"the output {str(out)!r} is no name of a folder; give one, such as ./model-w4")
     if out.is_file():
         raise OutputError(f"the output {out} is a file; give a folder that does not exist yet")
     if not out.is_dir() or not any(out.iterdir()):
@@ -142,11 +195,28 @@ def check_free(out: Path, overwrite: bool) -> None:
         )
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def check_apart(out: Path, model: Path) -> None:
+    """Refuses to replace the very model that is to be quantised."""
+    if out.resolve() == model.resolve():
+        raise OutputError(f"the output folder {out} is the model itself; choose another")
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    """The values of a JSON file, or None when it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} is damaged ({error}); remove {path.parent} to start anew") from None
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Turns a failure of the file system into a sentence about what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot {what}: {error.strerror}; run the same command again to go on") from None
 
 
 def differences(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

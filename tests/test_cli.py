@@ -30,7 +30,8 @@ MEASURED = Report(
     "out", "W4A16g128", "rtn", 4.125, 2**30, 2**28, 75.2, 2**31, 3, (), True, 29.5, 31.25, 0.0521, 0.875, "12 windows"
 )
 PLAN = Plan(
-    "some/model", "W4A16g128", 30, 210, 134_515_008, 4.125, 2**28, 2**27, 2**29, 2**26, ("vLLM 0.15",), ("a note",)
+    *("some/model", "W4A16g128", 30, 210, 134_515_008, 4.125, 2**28, 2**27, 2**29, 2**26),
+    *(75.2, ("vLLM 0.15",), ("a note",)),
 )
 
 
@@ -236,7 +237,7 @@ def test_another_preset_leaves_the_options_of_the_files_preset_behind(recipe_fil
         ("scheme: W99", "not a scheme"),
         ("- a list", "must be a mapping"),
         ("data: [1]", "expected a mapping"),
-        ("options: {epochs: many}", "option epochs of preset 'omniquant' is 'many'"),
+        ("options: {epochs: many}", "option epochs is 'many'"),
         ("{", "not valid YAML"),
     ],
 )
@@ -264,7 +265,7 @@ def test_a_recipe_file_with_a_mistake_is_refused_by_name(
         ("--device tpu", "--device is 'tpu'"),
         ("--eval-windows -1 --eval {text}", "evaluation windows is -1"),
         ("--config missing.yaml", "cannot read the recipe missing.yaml"),
-        ("--set alpha=yes", "option alpha of preset 'omniquant' is True"),
+        ("--set alpha=yes", "option alpha is True"),
         ("--wbits four", "Invalid value for '--wbits'"),
     ],
 )

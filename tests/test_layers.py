@@ -18,7 +18,7 @@ LAYERS = (
     ("errors",),
     ("registry", "spec", "text", "events"),
     ("qtensor", "header"),
-    ("grid", "checkpoint", "source"),
+    ("grid", "checkpoint", "source", "digests"),
     ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing"),
     ("calibrate", "nn", "eval", "hf"),
     ("recipe", "report", "assemble", "work"),

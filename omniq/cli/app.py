@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -58,6 +59,8 @@ def main(args: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
     words = [word for word in given if word != "--debug"]
+    # A polite kill, as batch systems send it, ends as Ctrl-C does: files closed, a sentence, and a run that can go on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(words, prog_name="omniq")
     except SystemExit as leaving:

@@ -44,21 +44,25 @@ def measured(
 ) -> dict[str, Any]:
     """Every figure by name; those that need the original only when `against` names it. place: device and dtype."""
     from omniq import hf, runtime
+    from omniq.cli.progress import counting
     from omniq.eval.base import evaluate
     from omniq.eval.size import checkpoint_bytes
     from omniq.eval.windows import protocol, windows
+    from omniq.source import checked_folder
 
     hf.quiet()
-    tokenizer = hf.load_tokenizer(checkpoint)
+    tokenizer = hf.load_tokenizer(checked_folder(checkpoint), trust_remote_code=trust)
     taken = windows(spec, tokenizer)
     device, dtype = place
-    quantised = runtime.load(checkpoint, device=device, dtype=dtype)
+    cache = hf.cache_folder()
+    folder = hf.resolve(against, revision=revision, trust_remote_code=trust, work=cache) if against else None
+    quantised = runtime.load(checkpoint, device, dtype, trust_remote_code=trust)
     original = None
-    if against:
-        folder = hf.resolve(against, revision=revision, trust_remote_code=trust, work=hf.cache_folder())
+    if folder:
         dense = hf.load_dense(folder, dtype or "auto", trust_remote_code=trust)
         original = runtime.forward_of(dense.to(device))
-    rows = evaluate(original, runtime.forward_of(quantised), taken, spec.batch)
+    with counting(len(taken), "window") as on_done:
+        rows = evaluate(original, runtime.forward_of(quantised), taken, spec.batch, on_done)
     figures = {row.metric: row.value for row in rows}
     sizes = {"bytes": checkpoint_bytes(checkpoint), "bits_per_weight": bits_in(checkpoint)}
     return {**figures, "tokens": rows[0].n, "protocol": protocol(spec, taken, tokenizer), **sizes}
@@ -68,7 +72,8 @@ def bits_in(checkpoint: Path) -> float | None:
     """Bits per quantised weight as recorded in the checkpoint, None when another tool wrote it."""
     from omniq.source import config_values
 
-    return (config_values(checkpoint).get("omniq") or {}).get("bits_per_weight")
+    recorded = config_values(checkpoint).get("omniq")
+    return recorded.get("bits_per_weight") if isinstance(recorded, dict) else None
 
 
 def show(checkpoint: Path, result: dict[str, Any], as_json: bool) -> None:

@@ -11,7 +11,7 @@ from omniq.cli import options as o
 
 SAMPLING = "Text"
 
-Prompt = Annotated[str, typer.Argument(help="What the model goes on from, or answers.")]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What the model goes on from, or answers.")]
 Count = Annotated[
     int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to write at most.", rich_help_panel=SAMPLING)
 ]
@@ -39,6 +39,7 @@ def command(
     seed: SampleSeed = 0,
     device: o.Device = "auto",
     dtype: o.DType = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
     as_json: o.Json = False,
 ) -> None:
     """Write text with a quantised model."""
@@ -47,12 +48,13 @@ def command(
     from omniq import hf, runtime
     from omniq.cli.render import print_json
     from omniq.cli.torch_options import device_named, dtype_named
+    from omniq.source import checked_folder
 
     hf.quiet()
-    tokenizer = hf.load_tokenizer(checkpoint)
+    tokenizer = hf.load_tokenizer(checked_folder(checkpoint), trust_remote_code=trust_remote_code)
     ids = prompt_ids(tokenizer, prompt, chat)
     where = device_named(device)
-    model = runtime.load(checkpoint, device=where, dtype=dtype_named(dtype))
+    model = runtime.load(checkpoint, where, dtype_named(dtype), trust_remote_code=trust_remote_code)
     torch.manual_seed(seed)
     start = time.perf_counter()
     new = continuation(model, torch.tensor([ids], device=where), max_new_tokens, temperature)

@@ -23,7 +23,10 @@ class Kind(str, Enum):
     models = "models"
 
 
-def command(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: o.Json = False) -> None:
+def command(
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="presets, formats, kernels or models.")],
+    as_json: o.Json = False,
+) -> None:
     """List the presets, formats, kernels or model architectures that omniq knows."""
     from omniq.cli.render import print_json, print_table, text
 

@@ -77,25 +77,58 @@ Format = Annotated[
 ]
 
 Preset = Annotated[
-    str | None, option("--preset", "-p", panel=METHOD, default="omniquant", help="Method: omniq list presets.")
+    str | None,
+    option(
+        "--preset", "-p", panel=METHOD, default="omniquant", help="rtn, gptq, awq or omniquant: omniq list presets."
+    ),
 ]
-Epochs = Annotated[int | None, option("--epochs", panel=METHOD, help="Passes over the calibration data per block.")]
-BatchSize = Annotated[int | None, option("--batch-size", panel=METHOD, default="1", help="Sequences per step.")]
+Epochs = Annotated[
+    int | None,
+    option("--epochs", panel=METHOD, default="20", help="omniquant: passes over the calibration data per block."),
+]
+BatchSize = Annotated[
+    int | None, option("--batch-size", panel=METHOD, default="1", help="Sequences run at a time; more use more memory.")
+]
 Let = Annotated[
-    bool | None, option("--let/--no-let", panel=METHOD, help="Learn equivalent transformations between layers.")
+    bool | None,
+    option(
+        "--let/--no-let",
+        panel=METHOD,
+        default="on with --abits below 16",
+        help="omniquant: learn equivalent transformations between layers.",
+    ),
 ]
-LwcLr = Annotated[float | None, option("--lwc-lr", panel=METHOD, help="Learning rate of the weight clipping.")]
-LetLr = Annotated[float | None, option("--let-lr", panel=METHOD, help="Learning rate of the transformations.")]
+LwcLr = Annotated[
+    float | None,
+    option("--lwc-lr", panel=METHOD, default="0.01", help="omniquant: learning rate of the weight clipping."),
+]
+LetLr = Annotated[
+    float | None,
+    option("--let-lr", panel=METHOD, default="0.005", help="omniquant: learning rate of the transformations."),
+]
 Alpha = Annotated[
     float | None,
-    option("--alpha", panel=METHOD, help="Start of the transformations: 0 looks at weights, 1 at activations."),
+    option(
+        "--alpha",
+        panel=METHOD,
+        default="0.5",
+        help="omniquant: where the transformations start, from 0 (by weights) to 1 (by activations).",
+    ),
 ]
 AugLoss = Annotated[
-    bool | None, option("--aug-loss/--no-aug-loss", panel=METHOD, help="Also match the block on quantised inputs.")
+    bool | None,
+    option(
+        "--aug-loss/--no-aug-loss",
+        panel=METHOD,
+        default="on with --wbits 2",
+        help="omniquant: also match the original block on quantised inputs.",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    option("--set", panel=METHOD, metavar="KEY=VALUE", help="Any other option of the preset (repeatable)."),
+    option(
+        "--set", panel=METHOD, metavar="KEY=VALUE", help="Any option of the preset, such as damp=0.05 (repeatable)."
+    ),
 ]
 Config = Annotated[
     Path | None, option("--config", panel=METHOD, help="Recipe in YAML; options given here win over it.")
@@ -148,7 +181,10 @@ TrustRemoteCode = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the plan, memory and sizes; write nothing.", rich_help_panel=RUN)
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the plan with sizes, memory and time; quantise nothing.", rich_help_panel=RUN
+    ),
 ]
 
 Overwrite = Annotated[

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from omniq.events import BlockDone, Event, Notice, Started
+
+SECONDS_BETWEEN_LINES = 20
 
 
 def duration(seconds: float) -> str:
@@ -35,6 +46,28 @@ def block_line(event: BlockDone, mean_seconds: float) -> str:
         parts.append(f"{event.skipped_steps} steps skipped (loss not finite)")
     parts += [duration(event.seconds), f"about {duration(left)} left" if left else "done"]
     return ", ".join(parts)
+
+
+@contextmanager
+def counting(total: int, noun: str) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the number done: a bar with the time left, or now and then a line of that."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(f"{noun}s", total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    began = told = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if done and now - told >= SECONDS_BETWEEN_LINES:
+            console.print(f"{noun} {done}/{total}, about {duration((now - began) * (total - done) / done)} left")
+            told = now
+
+    yield tell
 
 
 class ProgressReport(AbstractContextManager):

@@ -68,7 +68,7 @@ def command(
     place = device_named(device)
     hf.quiet()
     if dry_run:
-        return show_plan(pipeline.plan(model, out, recipe, **shared), as_json)
+        return show_plan(pipeline.plan(model, out, recipe, device=place, **shared), as_json)
     with ProgressReport(quiet) as listener:
         report = pipeline.quantize(model, out, recipe, device=place, evaluate=evaluate, on_event=listener, **shared)
     show_report(report, as_json, quiet)
@@ -88,6 +88,7 @@ def eval_spec(text: Path | None, windows: int, length: int) -> EvalSpec | None:
 
 def show_plan(plan: Plan, as_json: bool) -> None:
     """The plan on standard output."""
+    from omniq.cli.progress import duration
     from omniq.cli.render import print_json, print_pairs
     from omniq.eval.size import human_bytes
 
@@ -101,6 +102,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ("on disk", f"{human_bytes(plan.size_before)} -> {human_bytes(plan.size_after)}"),
         ("peak memory", f"about {human_bytes(plan.peak_memory)}"),
         ("disk used meanwhile", human_bytes(plan.work_bytes)),
+        ("time", f"about {duration(plan.seconds)} on this machine"),
         *(("loads in", loader) for loader in plan.loaders),
         *(("note", note) for note in plan.notes),
     ]

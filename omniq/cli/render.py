@@ -30,8 +30,12 @@ def plain(value: Any) -> Any:
 
 
 def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
-    """A table of two columns: what, and how much."""
-    print_table(title, (), [(name, value) for name, value in pairs])
+    """A table of two columns: what, and how much; a name that comes again is written once."""
+    rows, last = [], ""
+    for name, value in pairs:
+        rows.append(("" if name == last else name, value))
+        last = name
+    print_table(title, (), rows)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

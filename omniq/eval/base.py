@@ -44,14 +44,21 @@ class Row:
     n: int
 
 
-def evaluate(original: Forward | None, quantised: Forward, windows: Tensor, batch: int = 1) -> list[Row]:
+def evaluate(
+    original: Forward | None,
+    quantised: Forward,
+    windows: Tensor,
+    batch: int = 1,
+    on_done: Callable[[int], object] = int,
+) -> list[Row]:
     """windows (B, T) -> a row per evaluator, each model run once; without an original, those that need none.
 
     Every row is finish(sum of terms / number of terms), the terms summed in float64: batch size changes nothing.
+    on_done: told the number of windows done, again and again.
     """
     names = [name for name, evaluator in EVALUATORS.items() if original or evaluator.of == "quantised"]
     sums, n = dict.fromkeys(names, 0.0), 0
-    for p, q, targets in _chunks(original, quantised, windows, batch):
+    for p, q, targets in _chunks(original, quantised, windows, batch, on_done):
         n += len(targets)
         for name in names:
             sums[name] += EVALUATORS[name].terms(p, q, targets).double().sum().item()
@@ -60,10 +67,11 @@ def evaluate(original: Forward | None, quantised: Forward, windows: Tensor, batc
 
 @torch.no_grad()
 def _chunks(
-    original: Forward | None, quantised: Forward, windows: Tensor, batch: int
+    original: Forward | None, quantised: Forward, windows: Tensor, batch: int, on_done: Callable[[int], object]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Log-probabilities (M, V) float32 of both models and targets (M,), a few tokens at a time."""
-    for ids in windows.split(batch):
+    for index, ids in enumerate(windows.split(batch)):
+        on_done(index * batch)
         q = quantised(ids)[:, :-1].flatten(0, 1)
         p = original(ids)[:, :-1].flatten(0, 1) if original else q
         if p.shape != q.shape:

@@ -32,7 +32,7 @@ def check_remote_code(values: Mapping[str, Any], folder: Path, trust: bool) -> N
     if values.get("auto_map") and not trust and values.get("model_type") not in CONFIG_MAPPING:
         raise ModelError(
             f"{folder} only loads with the Python code that comes with it; "
-            "read that code, then allow it with --trust-remote-code"
+            "read that code, then allow it with --trust-remote-code (in Python trust_remote_code=True)"
         )
 
 

@@ -1,0 +1,224 @@
+"""Peak memory: a model larger than the memory given is quantised by each preset; one CSV row per run.
+
+    python benchmarks/memory.py
+
+Makes a random Llama-shaped model of about 3 GB in bfloat16 in a temporary folder (about 6 GB of disk are needed),
+and quantises it in processes whose address space is limited, libraries included, to 2.5 GB. The first row is the
+control: loading the whole model under the same limit, which fails. Goes on where it was cut short: a row whose
+settings are in the CSV already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+CSV = Path(__file__).parent / "results" / "memory.csv"
+SCHEME, SAMPLES, LENGTH = "W4A16g128", 4, 128
+PRESETS: dict[str, dict[str, Any]] = {"rtn": {}, "gptq": {}, "awq": {}, "omniquant": {"epochs": 1}}
+CONTROL = "whole model loaded"
+SHAPE = {
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 2048,
+}
+MAX_SHARD_BYTES = 500_000_000
+SENTENCE = "{}: the quick brown fox jumps over the lazy dog while seven wizards quietly box up forty jars of fuel.\n"
+
+
+def make_model(folder: Path, layers: int) -> int:
+    """Writes a random model with a tokenizer, one tensor in memory at a time; the bytes of its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from omniq.shards import write_model
+
+    config = LlamaConfig(**SHAPE, num_hidden_layers=layers, dtype="bfloat16", bos_token_id=0, eos_token_id=1)
+    with torch.device("meta"):
+        shapes = {name: param.shape for name, param in AutoModelForCausalLM.from_config(config).named_parameters()}
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)
+    (folder / "text.txt").write_text("".join(map(SENTENCE.format, range(2000))))
+    tokenizer(folder / "text.txt").save_pretrained(folder)
+    files = write_model(folder, random_tensors(shapes), MAX_SHARD_BYTES)
+    return sum(file.stat().st_size for file in files)
+
+
+def tokenizer(text: Path) -> Any:
+    """A byte-level BPE of 320 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "</s>"]
+    raw.train(
+        [str(text)],
+        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
+
+
+def random_tensors(shapes: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Sources for write_model: norms of ones, matrices that keep the variance of what they multiply."""
+    import torch
+
+    from omniq.header import TensorInfo
+
+    def make(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+        tensor = torch.ones(shape, dtype=torch.bfloat16)
+        random = torch.Generator().manual_seed(seed)
+        return tensor if len(shape) == 1 else tensor.normal_(0, shape[-1] ** -0.5, generator=random)
+
+    for seed, (name, shape) in enumerate(shapes.items()):
+        yield name, TensorInfo(torch.bfloat16, tuple(shape)), partial(make, seed, tuple(shape))
+
+
+def measured(folder: Path, preset: str, limit: int) -> dict[str, Any]:
+    """Quantises, or loads, the model in this process, whose address space is limited first; plain values."""
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    began = time.perf_counter()
+    if preset == CONTROL:
+        from omniq.hf import load_dense
+
+        load_dense(folder)
+    else:
+        from omniq.pipeline import quantize
+
+        quantize(str(folder), folder.parent / preset, recipe(folder, preset))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "peak_rss": usage.ru_maxrss * 1024,
+        "peak_address_space": _status("VmPeak"),
+        "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+    }
+
+
+def recipe(folder: Path, preset: str) -> Any:
+    """What is run: few and short samples, since only memory is measured."""
+    from omniq.calibrate.data import DataSpec
+    from omniq.recipe import Recipe
+    from omniq.spec import LinearSpec
+
+    data = DataSpec(str(folder / "text.txt"), SAMPLES, LENGTH)
+    return Recipe(LinearSpec.parse(SCHEME), preset, PRESETS[preset], data)
+
+
+def planned(folder: Path, preset: str) -> int:
+    """The peak that `omniq quantize --dry-run` announces."""
+    from omniq.pipeline import plan
+
+    return plan(str(folder), folder.parent / "out", recipe(folder, preset)).peak_memory
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{platform.machine()} {len(names)} x {names[0]}"
+
+
+def done_presets(model_bytes: int, limit: int) -> set[str]:
+    """Presets with a row of this model and this limit."""
+    if not CSV.is_file():
+        return set()
+    with CSV.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {row["preset"] for row in rows if (row["model_bytes"], row["limit"]) == (str(model_bytes), str(limit))}
+
+
+def append_row(row: dict[str, Any]) -> None:
+    """Adds one row; the file is complete after every row."""
+    new = not CSV.is_file()
+    CSV.parent.mkdir(exist_ok=True)
+    with CSV.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def run_row(folder: Path, model_bytes: int, preset: str, limit: int) -> dict[str, Any]:
+    """One preset in a process of its own; a failure is a row too, with the last line it said."""
+    import torch
+
+    command = [sys.executable, __file__, "--child", preset, "--model", str(folder), "--limit", str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = (done.stderr.strip().splitlines() or [""])[-1][:120]
+    facts = dict.fromkeys(("peak_rss", "peak_address_space", "seconds", "cpu_seconds"), "")
+    if done.returncode == 0:
+        facts = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "model_bytes": model_bytes,
+        "limit": limit,
+        "preset": preset,
+        "scheme": SCHEME,
+        "samples": SAMPLES,
+        "length": LENGTH,
+        "ok": done.returncode == 0,
+        **facts,
+        "planned_peak": "" if preset == CONTROL else planned(folder, preset),
+        "error": "" if done.returncode == 0 else said,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": _cpu_name(),
+        "commit": _git("describe", "--always", "--dirty") or "uncommitted",
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    """Runs what is missing, row by row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=28, help="decoder blocks; 28 make 3.1 GB")
+    parser.add_argument("--limit", type=int, default=2_500_000_000, help="bytes of address space")
+    parser.add_argument("--presets", nargs="+", default=[CONTROL, *PRESETS], help="rows to run")
+    parser.add_argument("--model", type=Path, help="its model folder (used by the script itself)")
+    parser.add_argument("--child", help="run this one row and print its facts as JSON (used by the script itself)")
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measured(args.model, args.child, args.limit)))
+        return
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "model"
+        folder.mkdir()
+        model_bytes = make_model(folder, args.layers)
+        for preset in args.presets:
+            if preset in done_presets(model_bytes, args.limit):
+                continue
+            row = run_row(folder, model_bytes, preset, args.limit)
+            append_row(row)
+            print(", ".join(f"{key} {row[key]}" for key in list(row)[:13]), flush=True)
+            for made in (folder.parent / preset, folder.parent / f".{preset}.omniq"):
+                shutil.rmtree(made, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
