@@ -171,7 +171,7 @@ def run_row(folder: Path, model_bytes: int, preset: str, limit: int) -> dict[str
 
     command = [sys.executable, __file__, "--child", preset, "--model", str(folder), "--limit", str(limit)]
     done = subprocess.run(command, capture_output=True, text=True)
-    said = (done.stderr.strip().splitlines() or [""])[-1][:120]
+    said = (done.stderr.strip().splitlines() or [""])[-1].replace(str(folder), "MODEL")[:120]
     facts = dict.fromkeys(("peak_rss", "peak_address_space", "seconds", "cpu_seconds"), "")
     if done.returncode == 0:
         facts = json.loads(done.stdout.splitlines()[-1])
