@@ -22,12 +22,12 @@ from omniq.pipeline import quantize
 from omniq.recipe import Recipe
 from omniq.spec import LinearSpec
 
-BLOCKS, SAMPLES, LENGTH, HIDDEN = 5, 6, 20, 64
+BLOCKS, SAMPLES, LENGTH, HIDDEN = 3, 6, 20, 64
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bfloat16 model of five blocks, with a text beside it."""
+    """A bfloat16 model of three blocks, with a text beside it."""
     monkeypatch.setattr(pipeline, "cache_folder", lambda: tmp_path / "cache")
     config, _ = tiny_model("llama")
     config.num_hidden_layers, config.layer_types = BLOCKS, None
@@ -102,7 +102,8 @@ def test_of_what_is_stored_one_linear_at_most_is_in_memory_besides_the_block(pre
     def reading(self, name):
         tensor = read(self, name)
         most[0] = max(most[0], sum(t.nbytes for t in alive))
-        alive.add(tensor)
+        if name not in ("original", "quantized"):  # streams, not weights
+            alive.add(tensor)
         return tensor
 
     monkeypatch.setattr(Reader, "read", reading)
@@ -113,7 +114,6 @@ def test_of_what_is_stored_one_linear_at_most_is_in_memory_besides_the_block(pre
 
 def streams() -> int:
     """How many different tensors of the size of a stream there are."""
-    gc.collect()
     found = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.shape == (SAMPLES, LENGTH, HIDDEN)]
     return len({t.data_ptr() for t in found})
 
