@@ -173,7 +173,7 @@ def rtn_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
 
 def gptq_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
     """Both streams, the inputs of every set of linears, their moments, and the columns one by one."""
-    return forward * 4 + moments(shape, recipe) + Cost(passes=230 * shape.weights)
+    return forward * 4 + moments(shape, recipe) + Cost(passes=170 * shape.weights)
 
 
 def awq_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
@@ -187,7 +187,7 @@ def omniquant_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
     method, samples = recipe.method(), recipe.data.samples
     step = Cost(passes=(18 if method.transforms_weights(recipe.scheme) else 7) * shape.weights)
     epoch = forward * (3 + min(MEASURED, samples) / samples) + step * -(-samples // recipe.batch_size)
-    return forward * 2 + Cost(passes=40 * shape.weights) + epoch * method.epochs
+    return forward * 2 + Cost(passes=20 * shape.weights) + epoch * method.epochs
 
 
 COSTS: dict[str, Callable[[Layers, Recipe, Cost], Cost]] = {

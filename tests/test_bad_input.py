@@ -109,7 +109,7 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "quantised already": (configured(quantization_config={"quant_method": "awq"}), r"already quantised \(awq\); give"),
     "quantised in words": (
         configured(quantization_config="awq"),
-        r"quantization_config in .* is 'awq'; expected a JSON",
+        r"is 'awq'; expected a JSON object",
     ),
     "code of its own": (configured(model_type="own", auto_map={"AutoConfig": "c.C"}), r"read that code, then allow it"),
 }

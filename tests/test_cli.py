@@ -16,7 +16,7 @@ import yaml
 from tiny import TEXT, save_tiny
 
 from omniq import pipeline
-from omniq.cli import app
+from omniq.cli import app, progress
 from omniq.cli.info import machine_info
 from omniq.cli.progress import ProgressReport, block_line, duration
 from omniq.cli.recipes import assignments, recipe_values
@@ -345,6 +345,7 @@ def test_a_dry_run_prints_the_plan_and_quantises_nothing(omniq, asked) -> None:
         "4.12",
         "256.0 MB -> 128.0 MB",
         "512.0 MB",
+        "about 1 min 15 s on this machine",
         "vLLM 0.15",
         "a note",
     ):
@@ -374,6 +375,21 @@ def test_the_time_left_comes_from_the_mean_of_the_blocks_done(capsys: pytest.Cap
         report(BlockDone(0, 10, 10.0))
         report(BlockDone(1, 10, 30.0))
     assert "about 2 min 40 s left" in capsys.readouterr().err
+
+
+def test_a_count_tells_the_time_left_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.counting(4, "window") as done:
+        done(1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    with progress.counting(4, "window") as done:
+        for index in range(4):
+            done(index)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["window 1/4", "window 2/4", "window 3/4"]
+    assert all(line.endswith("left") for line in lines)
 
 
 def test_a_method_without_a_loss_shows_none() -> None:
@@ -557,6 +573,22 @@ def test_eval_measures_quality_against_the_original_and_size(checkpoint: Path, o
     assert "4 non-overlapping windows of 32 tokens" in found["protocol"]
     assert evaluation(omniq, checkpoint, "--batch", "3")["ppl"] == pytest.approx(found["ppl"], rel=1e-4)
     assert "kl" not in evaluation(omniq, checkpoint)
+
+
+@pytest.mark.parametrize("preset", ["rtn", "gptq"])
+def test_json_is_all_that_a_real_run_writes_to_standard_output(
+    preset: str, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, text = checkpoint.parent / "model", checkpoint.parent / "text.txt"
+    calibration = ["--samples", "2", "--length", "16", "--calib", str(text)]
+    measured = ["--eval", str(text), "--eval-length", "32", "--eval-windows", "2"]
+    words = ["quantize", str(model), "-o", str(tmp_path / "out"), "-p", preset, "-g", "32", *calibration, *measured]
+    for ending in (["--dry-run", "--json"], ["--json", "--quiet"]):
+        with pytest.raises(SystemExit):
+            app.main([*words, *ending])
+        out, err = capfd.readouterr()
+        assert json.loads(out)["scheme"] == "W4A16g32"
+        assert all(line.startswith("note: ") for line in err.splitlines())
 
 
 def test_eval_of_a_text_that_is_too_short_says_what_fits(checkpoint: Path, omniq) -> None:

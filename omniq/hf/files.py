@@ -79,6 +79,8 @@ def convert_gguf(file: Path, out: Path) -> Path:
     """A GGUF file -> the folder `out`: bfloat16 safetensors, config, tokenizer; written under a temporary name."""
     try:
         model, tokenizer = _read_gguf(file)
+    except ImportError:
+        raise ModelError(f"reading {file} needs the package gguf; install it with: pip install 'omniq[gguf]'") from None
     except NONSENSE as error:
         raise ModelError(
             f"transformers cannot read the GGUF file {file}: {first_line(error)}; "
