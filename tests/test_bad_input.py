@@ -241,6 +241,13 @@ def test_a_full_disk_while_a_gguf_file_is_unpacked_is_said_and_nothing_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
 
 
+def test_a_gguf_file_without_the_package_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF, and so on")
+    monkeypatch.setattr("omniq.hf.files.find_spec", lambda name: None)
+    code, error = said("quantize", tmp_path / "tiny.gguf", "-o", tmp_path / "out", *RTN)
+    assert (code, "needs the package gguf; install it with: pip install gguf" in error) == (3, True)
+
+
 def test_unpacking_a_gguf_file_draws_no_progress_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from tiny_gguf import save_tiny_gguf
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import redirect_stderr
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,10 @@ def check_tokenizer(folder: Path) -> None:
 
 def convert_gguf(file: Path, out: Path) -> Path:
     """A GGUF file -> the folder `out`: bfloat16 safetensors, config, tokenizer; written under a temporary name."""
+    if find_spec("gguf") is None:
+        raise ModelError(f"reading {file} needs the package gguf; install it with: pip install gguf")
     try:
         model, tokenizer = _read_gguf(file)
-    except ImportError:
-        raise ModelError(f"reading {file} needs the package gguf; install it with: pip install 'omniq[gguf]'") from None
     except NONSENSE as error:
         raise ModelError(
             f"transformers cannot read the GGUF file {file}: {first_line(error)}; "
