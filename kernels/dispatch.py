@@ -19,6 +19,10 @@ class Kernel(Protocol):
     priority: int
     """Among the kernels that do not refuse, the highest runs."""
 
+    approximate: bool
+    """True where the kernel rounds more than the LinearSpec says (float activations to integers, say): it runs only
+    where the caller asked for approximate kernels."""
+
     def refuse(self, spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str | None:
         """Why a layer of shape (N, K) cannot run here, as a sentence for the user, or None."""
 
@@ -32,14 +36,22 @@ class Kernel(Protocol):
 KERNELS: Registry[Kernel] = Registry("kernel", "omniq.kernels", optional=("triton",))
 
 
-def refusals(spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> dict[str, str | None]:
+NOT_ASKED = "it rounds more than the scheme says, and approximate kernels were not asked for"
+
+
+def refusals(
+    spec: LinearSpec, shape: tuple[int, int], device: torch.device, approximate: bool = False
+) -> dict[str, str | None]:
     """kernel name -> its reason not to run this layer, None where it would."""
-    return {name: kernel.refuse(spec, shape, device) for name, kernel in KERNELS.items()}
+    return {
+        name: kernel.refuse(spec, shape, device) or (NOT_ASKED if kernel.approximate and not approximate else None)
+        for name, kernel in KERNELS.items()
+    }
 
 
-def select(spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str:
+def select(spec: LinearSpec, shape: tuple[int, int], device: torch.device, approximate: bool = False) -> str:
     """The name of the kernel of highest priority that takes the layer; UnsupportedError lists every reason."""
-    reasons = refusals(spec, shape, device)
+    reasons = refusals(spec, shape, device, approximate)
     able = [name for name, reason in reasons.items() if reason is None]
     if not able:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

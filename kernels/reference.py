@@ -25,6 +25,7 @@ class Reference:
     """linear() as a kernel: runs everything everywhere, and expands the whole weight at every call."""
 
     priority = 0
+    approximate = False
 
     def refuse(self, spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str | None:
         """Never refuses."""

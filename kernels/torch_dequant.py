@@ -66,6 +66,7 @@ class TorchDequant:
     """Expand into x.dtype, then torch's own matrix product."""
 
     priority = 10
+    approximate = False
 
     def refuse(self, spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str | None:
         """Never refuses: torch runs it on every device."""

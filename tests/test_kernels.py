@@ -202,8 +202,8 @@ def test_four_bits_take_half_a_byte_in_memory() -> None:
 class Fake:
     """A kernel that refuses with a sentence, or does not."""
 
-    def __init__(self, priority: int, reason: str | None) -> None:
-        self.priority, self.reason = priority, reason
+    def __init__(self, priority: int, reason: str | None, approximate: bool = False) -> None:
+        self.priority, self.reason, self.approximate = priority, reason, approximate
 
     def refuse(self, spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str | None:
         return self.reason
@@ -228,6 +228,15 @@ def test_the_kernel_of_highest_priority_that_takes_the_layer_is_chosen(monkeypat
     spec = LinearSpec.parse("W4A16")
     assert dispatch.select(spec, (8, 8), CPU) == "quick"
     assert dispatch.refusals(spec, (8, 8), CPU) == {"slow": None, "quick": None, "quickest": "needs a GPU"}
+
+
+def test_an_approximate_kernel_runs_only_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes(exact=Fake(1, None), rough=Fake(9, None, approximate=True))
+    monkeypatch.setattr(dispatch, "KERNELS", fakes)
+    spec = LinearSpec.parse("W4A16")
+    assert dispatch.select(spec, (8, 8), CPU) == "exact"
+    assert "not asked for" in dispatch.refusals(spec, (8, 8), CPU)["rough"]
+    assert dispatch.select(spec, (8, 8), CPU, approximate=True) == "rough"
 
 
 def test_a_layer_that_no_kernel_takes_is_an_error_with_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
