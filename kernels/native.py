@@ -7,7 +7,30 @@ import importlib
 from functools import cache
 from pathlib import Path
 
+import torch
+
 LIBRARY = "_cpu.so"
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_WEIGHT = (_POINTER, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _LONG, _LONG)
+_OUTPUTS = (_POINTER, _POINTER, _POINTER)
+SIGNATURES = {
+    "omniq_cpu_isa": (ctypes.c_char_p, ()),
+    "omniq_cpu_use_isa": (_INT, (ctypes.c_char_p,)),
+    "omniq_cpu_has_bfloat16": (_INT, ()),
+    "omniq_cpu_borrow_threads": (None, (_POINTER,)),
+    "omniq_cpu_block_project": (
+        _INT,
+        (_POINTER, _POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER, _LONG, *_OUTPUTS, _INT),
+    ),
+    "omniq_cpu_block_attend": (
+        _INT,
+        (_POINTER, _POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER, *4 * (_LONG,), _POINTER, _INT),
+    ),
+    "omniq_cpu_block_finish": (_INT, (_POINTER, _POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER, _INT)),
+    "omniq_cpu_linear": (_INT, (_POINTER, _INT, _LONG, _LONG, _POINTER, _LONG, *_WEIGHT, _INT, _INT)),
+    "omniq_cpu_linear_codes": (_INT, (_POINTER, _POINTER, _LONG, _POINTER, _INT, _LONG, *_WEIGHT, _INT, _INT)),
+}
+"""The library's functions: what they return and take, as in csrc/cpu."""
 
 
 def library_path(folders: tuple[str, ...]) -> Path | None:
@@ -21,8 +44,9 @@ def open_library(path: Path | None) -> tuple[ctypes.CDLL | None, str | None]:
         return None, "the CPU library was not built: install a C++ compiler such as g++, then install omniq again"
     try:
         library = ctypes.CDLL(str(path))
-        library.omniq_cpu_isa.restype = ctypes.c_char_p
-        library.omniq_cpu_has_bfloat16.restype = ctypes.c_int
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         return None, f"the CPU library {path} does not load: {error}; install omniq again on this machine"
     return library, None
@@ -32,7 +56,24 @@ def open_library(path: Path | None) -> tuple[ctypes.CDLL | None, str | None]:
 def cpu_library() -> tuple[ctypes.CDLL | None, str | None]:
     """The installed library, opened once, or the reason it cannot be used."""
     # An editable install keeps compiled files apart from the sources: the package has one folder for each.
-    return open_library(library_path(tuple(importlib.import_module("omniq.kernels").__path__)))
+    library, reason = open_library(library_path(tuple(importlib.import_module("omniq.kernels").__path__)))
+    if library:
+        library.omniq_cpu_borrow_threads(torch_threads())
+    return library, reason
+
+
+def torch_threads() -> int | None:
+    """The address of GOMP_parallel in torch's OpenMP, or None: then the library starts threads of its own.
+
+    With threads of its own beside torch's, which stay awake for a while after each of torch's operations, both wait
+    for the same cores: SmolLM2 decoded four times slower on two cores.
+    """
+    if "OpenMP" not in torch.__config__.parallel_info():
+        return None
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None
 
 
 def cpu_isa() -> str | None:

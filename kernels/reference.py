@@ -5,20 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omniq.grid import fake_quantize_tokens
+from omniq.grid import quantize_tokens
 from omniq.kernels.dispatch import KERNELS
 from omniq.qtensor import QTensor
-from omniq.spec import LinearSpec
+from omniq.spec import ActSpec, LinearSpec
 
 
 def linear(x: Tensor, q: QTensor, spec: LinearSpec) -> Tensor:
     """x (..., K), q (N, K) -> (..., N) in x.dtype: x through its per-token grid, then x @ w.T accumulated in float32.
 
-    The grid of x is computed in x.dtype, as plain transformers does. A float64 x is computed in float64 throughout.
+    The codes and scales of x are computed in x.dtype, as plain transformers does; what they decode to is not rounded
+    again, which only a floating-point multiplication would need. A float64 x is computed in float64 throughout.
     """
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
-    exact = fake_quantize_tokens(x, spec.input).to(work)
-    return (exact @ q.dequantize(work).T).to(x.dtype)
+    return (decoded(x, spec.input, work) @ q.dequantize(work).T).to(x.dtype)
+
+
+def decoded(x: Tensor, spec: ActSpec | None, work: torch.dtype) -> Tensor:
+    """x (..., K) -> the values its codes stand for, in the dtype `work`; x itself when spec is None."""
+    if spec is None:
+        return x.to(work)
+    codes, scales, zeros = quantize_tokens(x, spec)
+    return (codes.to(work) - zeros.to(work)) * scales.to(work)
 
 
 class Reference:

@@ -62,6 +62,11 @@ def expanded(packed: dict[str, Tensor], spec: LinearSpec, in_features: int, dtyp
     return groups.mul_(scales.to(work).unsqueeze(-1)).view(codes.shape).to(dtype)
 
 
+def rows_of(packed: dict[str, Tensor], spec: LinearSpec, ids: Tensor, columns: int) -> Tensor:
+    """Some rows (T,) of a packed weight (N, columns) -> their values (T, columns) float32."""
+    return expanded({name: tensor[ids] for name, tensor in packed.items()}, spec, columns, torch.float32)
+
+
 class TorchDequant:
     """Expand into x.dtype, then torch's own matrix product."""
 

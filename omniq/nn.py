@@ -1,4 +1,4 @@
-"""QuantLinear: the torch module of a quantised linear layer, on the kernel that dispatch chooses."""
+"""QuantLinear: the torch module of a quantised linear layer, on the kernel that dispatch chooses; and its embedding."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from omniq.kernels import cpu_layout, ops, torch_dequant
 from omniq.kernels.dispatch import KERNELS, select
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec
@@ -14,63 +15,122 @@ from omniq.spec import LinearSpec
 PREFIX = "packed_"
 
 
-class QuantLinear(nn.Module):
-    """y = x @ w.T + bias with a quantised weight (N, K), for inference.
+class Packed(nn.Module):
+    """A quantised weight in a kernel's own layout, held as buffers.
 
-    The kernel's own layout of the weight is held as buffers. A cast such as .to(torch.bfloat16) leaves them as they
-    are (a packed integer is not a number, and a scale loses digits) and casts the bias; x decides what is computed.
+    A cast such as .to(torch.bfloat16) leaves them as they are: a packed integer is no number, and a scale loses digits.
     """
 
-    def __init__(
-        self, q: QTensor, spec: LinearSpec, bias: Tensor | None = None, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, packed: dict[str, Tensor], kernel: str, spec: LinearSpec) -> None:
+        """packed: as KERNELS[kernel].prepack made it, on the device where it will be used."""
         super().__init__()
+        self.kernel, self.spec = kernel, spec
+        self.device = next(iter(packed.values())).device
+        self.leaves = tuple((name, PREFIX + name) for name in packed)
+        for name, tensor in packed.items():
+            self.register_buffer(PREFIX + name, tensor)
+
+    def packed(self) -> dict[str, Tensor]:
+        """The kernel's own layout of the weight, as its prepack made it."""
+        return {name: self._buffers[key] for name, key in self.leaves}
+
+    def weight_nbytes(self) -> int:
+        """Bytes that the packed weight takes in memory, scales and zero points included."""
+        return sum(self._buffers[key].nbytes for _, key in self.leaves)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Packed:
+        """Moves and casts as torch asks, except that the packed tensors keep their dtypes."""
+        kept = {key: self._buffers.pop(key) for _, key in self.leaves}
+        super()._apply(fn, recurse)
+        for key, tensor in kept.items():
+            moved = fn(tensor)
+            self._buffers[key] = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+        return self
+
+
+class QuantLinear(Packed):
+    """y = x @ w.T + bias with a quantised weight (N, K), for inference. The dtype of x decides what is computed."""
+
+    def __init__(
+        self,
+        q: QTensor,
+        spec: LinearSpec,
+        bias: Tensor | None = None,
+        device: torch.device | str = "cpu",
+        approximate: bool = False,
+    ) -> None:
+        """q (N, K); bias (N,). approximate: admit kernels that round more than `spec` says, for speed."""
         if q.spec != spec.weight:
             raise ValueError(f"the weight is quantised as {q.spec}, the layer is announced as {spec.weight}")
         place = torch.device(device)
+        kernel = select(spec, q.shape, place, approximate)
+        packed = {name: tensor.to(place) for name, tensor in KERNELS[kernel].prepack(q, spec).items()}
+        super().__init__(packed, kernel, spec)
         self.out_features, self.in_features = q.shape
-        self.spec = spec
-        self.kernel = select(spec, q.shape, place)
-        self.device_type = place.type
-        packed = KERNELS[self.kernel].prepack(q, spec)
-        self.leaves = tuple(packed)
-        for name, tensor in packed.items():
-            self.register_buffer(PREFIX + name, tensor.to(place))
         self.register_buffer("bias", None if bias is None else bias.detach().to(place))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N) in x.dtype."""
-        if torch.is_grad_enabled() and x.requires_grad:
+        # A decoding step calls this some hundred times for little work each, so every microsecond here is seen:
+        # buffers are read from their dict, since an attribute that is a buffer costs ten times as much.
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(ops.NO_GRADIENTS)
+        if x.device != self.device and x.device.type != self.device.type:
             raise RuntimeError(
-                "QuantLinear has no gradients; run it under torch.no_grad(), or train the unquantised model"
-            )
-        if x.device.type != self.device_type:
-            raise RuntimeError(
-                f"this QuantLinear is packed for {self.device_type} by the kernel {self.kernel}, but its input is on "
+                f"this QuantLinear is packed for {self.device.type} by the kernel {self.kernel}, but its input is on "
                 f"{x.device}; load the model on that device instead of moving it"
             )
-        packed = {name: self._buffers[PREFIX + name] for name in self.leaves}
-        y = KERNELS[self.kernel].apply(x.reshape(-1, self.in_features), packed, self.spec)
-        y = y if self.bias is None else y + self.bias.to(y.dtype)
-        return y.view(*x.shape[:-1], self.out_features)
-
-    def weight_nbytes(self) -> int:
-        """Bytes that the packed weight takes in memory, scales and zero points included."""
-        return sum(self._buffers[PREFIX + name].nbytes for name in self.leaves)
+        buffers = self._buffers
+        packed = {name: buffers[key] for name, key in self.leaves}
+        rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
+        if type(x) is not Tensor or torch.compiler.is_compiling():
+            y = ops.traceable(rows, packed, self.kernel, self.spec, self.out_features)
+        else:
+            y = KERNELS[self.kernel].apply(rows, packed, self.spec)
+        if (bias := buffers["bias"]) is not None:
+            y.add_(bias)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Shown inside the module's line: sizes, number formats and the kernel in use."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         return f"{sizes}, {self.spec}, kernel={self.kernel}"
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
-        """Moves and casts as torch asks, except that the packed tensors keep their dtypes."""
-        kept = {name: self._buffers.pop(PREFIX + name) for name in self.leaves}
-        super()._apply(fn, recurse)
-        for name, tensor in kept.items():
-            moved = fn(tensor)
-            self._buffers[PREFIX + name] = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-        return self
+
+class QuantEmbedding(Packed):
+    """ids -> rows of a quantised table (V, D), times the factor by which the architecture scales them."""
+
+    def __init__(
+        self,
+        packed: dict[str, Tensor],
+        kernel: str,
+        spec: LinearSpec,
+        columns: int,
+        dtype: torch.dtype,
+        factor: Tensor | None = None,
+    ) -> None:
+        """packed, kernel: of torch_dequant or of the CPU library; an output head with the same table shares its own.
+
+        columns: D. dtype: of the rows; a cast of the model changes it.
+        """
+        super().__init__(packed, kernel, spec)
+        self.columns = columns
+        self.register_buffer("factor", None if factor is None else factor.detach().clone(), persistent=False)
+        self.register_buffer("dtype_of_rows", torch.empty(0, dtype=dtype, device=self.device), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (...) -> (..., D)."""
+        flat, dtype = ids.reshape(-1), self.dtype_of_rows.dtype
+        if self.kernel == "torch_dequant":
+            rows = torch_dequant.rows_of(self.packed(), self.spec, flat, self.columns)
+        else:
+            rows = cpu_layout.rows_of(self.packed(), self.spec.weight, flat, self.columns)
+        rows = rows.to(dtype).view(*ids.shape, self.columns)
+        return rows if self.factor is None else rows * self.factor.to(dtype)
+
+    def extra_repr(self) -> str:
+        """Shown inside the module's line."""
+        return f"columns={self.columns}, {self.spec}, kernel={self.kernel}"
 
 
 def swap_linear(model: nn.Module, name: str, module: nn.Module) -> None:

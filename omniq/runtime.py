@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from omniq.attention import set_attention
 from omniq.calibrate.run import assign
-from omniq.errors import ModelError
+from omniq.decoding import fuse_blocks
+from omniq.errors import ModelError, UsageError
 from omniq.eval.size import bits_per_weight, checkpoint_bytes
 from omniq.formats.base import FORMATS
 from omniq.hf import OpenModel, open_model
 from omniq.nn import QuantLinear, swap_linear
 from omniq.source import checked_folder, config_values
-from omniq.spec import ActSpec, LinearSpec
+from omniq.spec import FLOAT_BITS, ActSpec, LinearSpec
+from omniq.tables import quantize_tables
+
+ACTIVATIONS = ("exact", "int8")
 
 
 def load(
@@ -25,25 +29,55 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     *,
+    activations: str = "exact",
+    embed_bits: int = FLOAT_BITS,
     trust_remote_code: bool = False,
 ) -> nn.Module:
     """The causal LM in the folder `path`, for inference: generate(), forward() as any transformers model.
 
     dtype: of activations and unquantised weights; None takes the checkpoint's. Activation grids, also those inside
-    attention, are those of calibration. trust_remote_code: run the Python code that the folder brings along.
+    attention, are those of calibration. activations: "exact" computes what the scheme says; "int8" admits approximate
+    kernels too, which round the input of a linear to 8-bit integers while they multiply, where that is faster.
+    embed_bits: 8 or 4 round the embedding table and the output head while they are loaded; 16 leaves them as stored.
+    trust_remote_code: run the Python code that the folder brings along.
     """
+    approximate = rounds_activations(activations)
     model = open_model(checked_folder(Path(path)), trust_remote_code=trust_remote_code, quantized=True)
     place = torch.device(device)
     for name, (q, spec) in quantized_linears(model).items():
         bias = f"{name}.bias"
         held = model.skeleton.get_submodule(name).bias is not None
         work = dtype or model.dtype
-        swap_linear(model.skeleton, name, QuantLinear(q, spec, model.read(bias).to(work) if held else None, place))
+        layer = QuantLinear(q, spec, model.read(bias).to(work) if held else None, place, approximate)
+        swap_linear(model.skeleton, name, layer)
     names = [name for name, param in model.skeleton.named_parameters() if param.is_meta]
     assign(model.skeleton, ((name, model.read(name).to(place, dtype or model.dtype)) for name in names))
     set_attention(model.skeleton, attention_grid(model))
     model.skeleton.config.use_cache = True
-    return model.skeleton.to(place)
+    loaded = model.skeleton.to(place)
+    quantize_tables(loaded, embed_bits, place, approximate)
+    loaded.omniq_unfused = fuse_blocks(loaded.get_submodule(model.blocks), model.adapter, loaded.config)
+    return loaded
+
+
+def kernels_of(model: nn.Module) -> list[str]:
+    """The kernels that a loaded model's quantised layers run on."""
+    return sorted({module.kernel for module in model.modules() if isinstance(module, QuantLinear)})
+
+
+def kernels_in_words(model: nn.Module) -> str:
+    """'cpu, whole blocks', or 'torch_dequant, layer by layer: <why>'."""
+    names = ", ".join(kernels_of(model))
+    return (
+        f"{names}, whole blocks" if model.omniq_unfused is None else f"{names}, layer by layer: {model.omniq_unfused}"
+    )
+
+
+def rounds_activations(activations: str) -> bool:
+    """Whether kernels may round activations further than the scheme says."""
+    if activations not in ACTIVATIONS:
+        raise UsageError(f"activations are {activations!r}; use one of {', '.join(ACTIVATIONS)}")
+    return activations != ACTIVATIONS[0]
 
 
 def attention_grid(model: OpenModel) -> ActSpec | None:

@@ -13,7 +13,7 @@ from omniq.errors import UnsupportedError
 from omniq.grid import fake_quantize_tokens
 from omniq.kernels import dispatch
 from omniq.kernels.dispatch import KERNELS, Kernel
-from omniq.kernels.reference import linear
+from omniq.kernels.reference import decoded, linear
 from omniq.kernels.torch_dequant import TorchDequant, field_bits, packed_fields, signed_codes
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, QuantSpec
@@ -42,6 +42,8 @@ def takes(name: str, spec: LinearSpec, shape: tuple[int, int]) -> Kernel:
     """The kernel; skips the test with the kernel's own reason where it refuses."""
     if reason := KERNELS[name].refuse(spec, shape, CPU):
         pytest.skip(reason)
+    if KERNELS[name].approximate:
+        pytest.skip("it rounds more than this rule allows, and its own tests say how much")
     return KERNELS[name]
 
 
@@ -55,9 +57,10 @@ def assert_error_ratio(
     for m in rows:
         x = torch.randn(m, shape[1], generator=torch.Generator().manual_seed(m)).to(dtype)
         y = kernel.apply(x, packed, spec)
-        quantised = fake_quantize_tokens(x, spec.input)
-        exact = quantised.double() @ weight.T
-        allowed = 2 * (quantised @ weight.to(dtype).T - exact).abs().max()
+        exact = decoded(x, spec.input, torch.float64) @ weight.T
+        plain = (fake_quantize_tokens(x, spec.input) @ weight.to(dtype).T - exact).abs().max()
+        # A few outputs may come out nearer in plain torch than anyone can promise: one step of the dtype is no error.
+        allowed = max(2 * plain, torch.finfo(dtype).eps * exact.abs().max())
         assert (y.dtype, y.shape) == (dtype, (m, shape[0]))
         assert (y.double() - exact).abs().max() <= allowed, (m, float(allowed))
 

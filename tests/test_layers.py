@@ -21,9 +21,9 @@ LAYERS = (
     ("grid", "checkpoint", "source", "digests"),
     ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing"),
     ("calibrate", "nn", "eval", "hf"),
-    ("recipe", "report", "assemble", "work"),
+    ("recipe", "report", "assemble", "work", "decoding", "tables"),
     ("card", "planning", "verification", "runtime", "demo"),
-    ("job",),
+    ("job", "bench"),
     ("pipeline",),
     ("cli",),
 )
@@ -43,6 +43,8 @@ ONLY = {
     "typer": {"cli"},
     "click": {"cli"},
     "triton": {"kernels"},
+    "matplotlib": {"bench"},
+    "llama_cpp": {"bench"},
 }
 WITHOUT_TORCH = {"errors", "registry", "spec", "text", "events", "models", "recipe", "report"}
 

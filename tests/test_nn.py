@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,8 +91,10 @@ def test_a_deep_copy_is_independent() -> None:
     module = QuantLinear(q, spec)
     twin, x = copy.deepcopy(module), inputs(3, 96)
     expected = module(x)
-    for buffer in twin.buffers():
-        buffer.zero_()
+    for mine, other in zip(module.buffers(), twin.buffers(), strict=True):
+        assert mine.data_ptr() != other.data_ptr()
+        if other.is_floating_point():
+            other.zero_()
     assert torch.equal(module(x), expected)
     assert not torch.equal(twin(x), expected)
 
@@ -104,6 +107,10 @@ def test_a_state_dict_carries_the_weight_and_the_bias() -> None:
     assert not torch.equal(other(x), module(x))
     other.load_state_dict(module.state_dict())
     assert torch.equal(other(x), module(x))
+    fresh = QuantLinear(QTensor(q.codes.flip(0), q.scales, q.zeros, q.spec), spec, torch.zeros(40))
+    fresh.load_state_dict(module.state_dict(), assign=True)
+    assert torch.equal(fresh(x), module(x))
+    assert list(module.state_dict()) == [key for key, _ in module.named_buffers()]
 
 
 def test_a_gradient_is_refused_clearly_and_no_grad_is_not() -> None:
@@ -128,12 +135,127 @@ def test_a_weight_of_another_grid_than_announced_is_refused() -> None:
         QuantLinear(q, LinearSpec.parse("W3A16g32"))
 
 
-@pytest.mark.parametrize("scheme", ["W4A16g32", "W2A16g32-asym", "W4A8"])
-def test_the_module_traces_without_a_graph_break(scheme: str) -> None:
+TRACED = ["W4A16g32", "W2A16g32-asym", "W4A8", "W3A4-actasym"]
+
+
+def traced_layer(scheme: str) -> QuantLinear:
     q, spec = quantised(scheme)
-    module, x = QuantLinear(q, spec, torch.ones(40)), inputs(3, 96)
-    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    return QuantLinear(q, spec, torch.ones(40))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("scheme", TRACED)
+def test_the_module_compiles_without_a_graph_break_and_computes_the_same_bits(scheme: str, backend: str) -> None:
+    module, x = traced_layer(scheme), inputs(2, 3, 96)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend=backend)
     assert torch.equal(compiled(x), module(x))
+
+
+def test_any_number_of_rows_runs_in_one_compiled_graph() -> None:
+    module, graphs = traced_layer("W4A16g32"), []
+
+    def counting(graph: torch.fx.GraphModule, example: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend=counting, dynamic=True)
+    for rows in (2, 3, 17, 64):
+        assert torch.equal(compiled(inputs(rows, 96)), module(inputs(rows, 96)))
+    assert len(graphs) == 1
+
+
+def test_a_compiled_graph_holds_the_layer_as_one_operator() -> None:
+    module, nodes = traced_layer("W4A16g32"), []
+
+    def recording(graph: torch.fx.GraphModule, example: list[Tensor]) -> torch.fx.GraphModule:
+        nodes.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    torch.compiler.reset()
+    torch.compile(module, fullgraph=True, backend=recording)(inputs(3, 96))
+    assert nodes.count(torch.ops.omniq.linear) + nodes.count(torch.ops.omniq.linear.default) == 1
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_program_computes_the_same_for_any_number_of_rows(strict: bool) -> None:
+    module = traced_layer("W3A16")
+    rows = torch.export.Dim("rows", min=2, max=512)
+    program = torch.export.export(module, (inputs(5, 96),), dynamic_shapes=({0: rows},), strict=strict)
+    assert any("omniq.linear" in str(node.target) for node in program.graph.nodes)
+    for count in (2, 5, 33):
+        assert torch.equal(program.module()(inputs(count, 96)), module(inputs(count, 96)))
+
+
+def test_an_exported_program_survives_a_file(tmp_path: Path) -> None:
+    module, x = traced_layer("W4A16g32"), inputs(5, 96)
+    torch.export.save(torch.export.export(module, (x,)), tmp_path / "layer.pt2")
+    assert torch.equal(torch.export.load(tmp_path / "layer.pt2").module()(x), module(x))
+
+
+def operands(scheme: str, dtype: torch.dtype = torch.float32) -> tuple:
+    """Arguments of the operator for a layer (40, 96) and five rows, by the kernel that dispatch chooses."""
+    module = traced_layer(scheme)
+    packed = {name: getattr(module, key) for name, key in module.leaves}
+    return inputs(5, 96).to(dtype), list(packed.values()), list(packed), module.kernel, scheme, 40
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("scheme", TRACED)
+def test_the_operator_keeps_what_it_promises_to_torch(scheme: str, dtype: torch.dtype) -> None:
+    torch.library.opcheck(torch.ops.omniq.linear.default, operands(scheme, dtype))
+
+
+def test_the_operator_says_shapes_without_values_on_the_meta_device() -> None:
+    x, packed, *rest = operands("W4A16g32", torch.bfloat16)
+    y = torch.ops.omniq.linear(x.to("meta"), [tensor.to("meta") for tensor in packed], *rest)
+    assert (y.shape, y.dtype, y.device.type) == ((5, 40), torch.bfloat16, "meta")
+
+
+def test_the_operator_refuses_a_gradient() -> None:
+    x, *rest = operands("W4A16g32")
+    y = torch.ops.omniq.linear(x.requires_grad_(), *rest)
+    with pytest.raises(RuntimeError, match="no gradients"):
+        y.sum().backward()
+
+
+def test_a_compiled_layer_refuses_a_gradient_too() -> None:
+    torch.compiler.reset()
+    with pytest.raises(RuntimeError, match="no gradients"):
+        torch.compile(traced_layer("W4A16g32"), backend="eager")(inputs(3, 96).requires_grad_())
+
+
+def test_a_layer_that_is_not_traced_calls_its_kernel_and_not_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = traced_layer("W4A16g32"), inputs(3, 96)
+    expected = module(x)
+    monkeypatch.setattr("omniq.kernels.ops.traceable", None)
+    assert torch.equal(module(x), expected)
+
+
+class Rough:
+    """A kernel that rounds more than the scheme says, and tells its runs apart by an answer of 7."""
+
+    priority = 10**6
+    approximate = True
+
+    def refuse(self, spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str | None:
+        return None
+
+    def prepack(self, q: QTensor, spec: LinearSpec) -> dict[str, Tensor]:
+        return {"codes": q.codes}
+
+    def apply(self, x: Tensor, packed: dict[str, Tensor], spec: LinearSpec) -> Tensor:
+        return x.new_full((x.shape[0], packed["codes"].shape[0]), 7)
+
+
+def test_an_approximate_kernel_is_taken_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KERNELS._entries, "rough", Rough())
+    q, spec = quantised("W4A16g32")
+    assert QuantLinear(q, spec).kernel != "rough"
+    module = QuantLinear(q, spec, approximate=True)
+    assert "kernel=rough" in repr(module)
+    assert module(inputs(2, 96)).unique().tolist() == [7]
 
 
 def test_swapping_replaces_the_one_module_named() -> None:

@@ -18,7 +18,12 @@ from omniq.recipe import Recipe
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
-COMMANDS = typer.main.get_command(app).commands
+ROOT_COMMAND = typer.main.get_command(app)
+GROUPS = {name: group for name, group in ROOT_COMMAND.commands.items() if isinstance(group, type(ROOT_COMMAND))}
+COMMANDS = {
+    **ROOT_COMMAND.commands,
+    **{f"{name} {leaf}": command for name, group in GROUPS.items() for leaf, command in group.commands.items()},
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -40,6 +45,8 @@ def options(name: str) -> set[str]:
 @pytest.mark.parametrize("line", command_lines())
 def test_a_documented_command_line_is_one_that_omniq_takes(line: str) -> None:
     name, *words = shlex.split(line, comments=True)
+    if name in GROUPS:
+        name = f"{name} {words.pop(0)}"
     assert name in COMMANDS
     assert {word for word in words if re.match(r"-+[a-z]", word)} <= options(name)
 

@@ -69,10 +69,13 @@ def settings_of(name: str) -> tuple[str, dict[str, Any]]:
     return name, {**ARCHITECTURES, **UNKNOWN}[name]
 
 
-def tiny_model(name: str, seed: int = 0) -> tuple[Any, nn.Module]:
-    """(config, float32 model in eval mode) with two blocks, hidden size 64, 4 heads of 16 and lively activations."""
+def tiny_model(name: str, seed: int = 0, **changes: Any) -> tuple[Any, nn.Module]:
+    """(config, float32 model in eval mode) with two blocks, hidden size 64, 4 heads of 16 and lively activations.
+
+    changes: config settings other than those.
+    """
     kind, settings = settings_of(name)
-    config = AutoConfig.for_model(kind, bos_token_id=0, eos_token_id=1, **{"pad_token_id": 1, **settings})
+    config = AutoConfig.for_model(kind, bos_token_id=0, eos_token_id=1, **{"pad_token_id": 1, **settings, **changes})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
@@ -102,9 +105,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
-def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
     """Writes tiny_model(name) with a tokenizer as a complete model folder, and returns the folder."""
-    _, model = tiny_model(name, seed)
+    _, model = tiny_model(name, seed, **changes)
     model.to(dtype).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from omniq import __version__
+from omniq.cli import bench_decode, bench_kernels, fetch_demo, generate, info, quantize
 from omniq.cli import eval as eval_command
-from omniq.cli import fetch_demo, generate, info, quantize
 from omniq.cli import list as list_command
 from omniq.errors import OmniqError, OutputError
 
@@ -33,6 +33,10 @@ app.command("eval", no_args_is_help=True)(eval_command.command)
 app.command("generate", no_args_is_help=True)(generate.command)
 app.command("info")(info.command)
 app.command("list", no_args_is_help=True)(list_command.command)
+bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine: single kernels, or whole models.")
+bench.command("kernels")(bench_kernels.kernels)
+bench.command("decode", no_args_is_help=True)(bench_decode.decode)
+app.add_typer(bench, name="bench")
 app.command("fetch-demo", no_args_is_help=True)(fetch_demo.command)
 
 

@@ -21,6 +21,8 @@ def command(
     batch: o.Batch = 1,
     device: o.Device = "auto",
     dtype: o.DType = "auto",
+    activations: o.Activations = "exact",
+    embed_bits: o.EmbedBits = 16,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     as_json: o.Json = False,
@@ -34,7 +36,7 @@ def command(
             "omniq eval needs a text to measure on; give one with --text FILE, for example the WikiText-2 test split"
         )
     spec = EvalSpec(text, windows, length, batch)
-    place = (device_named(device), dtype_named(dtype))
+    place = (device_named(device), dtype_named(dtype), activations, embed_bits)
     result = measured(checkpoint, spec, place, against, revision, trust_remote_code)
     show(checkpoint, result, as_json)
 
@@ -42,7 +44,10 @@ def command(
 def measured(
     checkpoint: Path, spec: EvalSpec, place: tuple, against: str | None, revision: str | None, trust: bool
 ) -> dict[str, Any]:
-    """Every figure by name; those that need the original only when `against` names it. place: device and dtype."""
+    """Every figure by name; those that need the original only when `against` names it.
+
+    place: device, dtype, how exact activations are, and the bits of the token table.
+    """
     from omniq import hf, runtime
     from omniq.cli.progress import counting
     from omniq.eval.base import evaluate
@@ -53,10 +58,12 @@ def measured(
     hf.quiet()
     tokenizer = hf.load_tokenizer(checked_folder(checkpoint), trust_remote_code=trust)
     taken = windows(spec, tokenizer)
-    device, dtype = place
+    device, dtype, activations, embed_bits = place
     cache = hf.cache_folder()
     folder = hf.resolve(against, revision=revision, trust_remote_code=trust, work=cache) if against else None
-    quantised = runtime.load(checkpoint, device, dtype, trust_remote_code=trust)
+    quantised = runtime.load(
+        checkpoint, device, dtype, activations=activations, embed_bits=embed_bits, trust_remote_code=trust
+    )
     original = None
     if folder:
         dense = hf.load_dense(folder, dtype or "auto", trust_remote_code=trust)

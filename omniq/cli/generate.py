@@ -39,6 +39,8 @@ def command(
     seed: SampleSeed = 0,
     device: o.Device = "auto",
     dtype: o.DType = "auto",
+    activations: o.Activations = "exact",
+    embed_bits: o.EmbedBits = 16,
     trust_remote_code: o.TrustRemoteCode = False,
     as_json: o.Json = False,
 ) -> None:
@@ -54,16 +56,18 @@ def command(
     tokenizer = hf.load_tokenizer(checked_folder(checkpoint), trust_remote_code=trust_remote_code)
     ids = prompt_ids(tokenizer, prompt, chat)
     where = device_named(device)
-    model = runtime.load(checkpoint, where, dtype_named(dtype), trust_remote_code=trust_remote_code)
+    shared = {"activations": activations, "embed_bits": embed_bits, "trust_remote_code": trust_remote_code}
+    model = runtime.load(checkpoint, where, dtype_named(dtype), **shared)
     torch.manual_seed(seed)
     start = time.perf_counter()
     new = continuation(model, torch.tensor([ids], device=where), max_new_tokens, temperature)
     seconds = time.perf_counter() - start
     text = tokenizer.decode(new, skip_special_tokens=True)
     if as_json:
-        return print_json({"prompt": prompt, "text": text, "tokens": len(new), "seconds": seconds})
+        facts = {"prompt": prompt, "text": text, "tokens": len(new), "seconds": seconds}
+        return print_json(facts | {"kernels": runtime.kernels_of(model), "unfused": model.omniq_unfused})
     typer.echo(text)
-    typer.echo(f"{len(new)} tokens, {len(new) / seconds:.1f} a second", err=True)
+    typer.echo(f"{len(new)} tokens, {len(new) / seconds:.1f} a second, on {runtime.kernels_in_words(model)}", err=True)
 
 
 def prompt_ids(tokenizer: Any, prompt: str, chat: bool | None) -> list[int]:
@@ -86,6 +90,11 @@ def prompt_ids(tokenizer: Any, prompt: str, chat: bool | None) -> list[int]:
 
 def continuation(model: Any, ids: Any, count: int, temperature: float) -> list[int]:
     """ids (1, T) -> at most `count` new tokens."""
+    from omniq import hf
+
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    done = model.generate(input_ids=ids, attention_mask=ids.new_ones(ids.shape), max_new_tokens=count, **sampling)
+    cache = hf.growing_cache(model.config)
+    done = model.generate(
+        input_ids=ids, attention_mask=ids.new_ones(ids.shape), max_new_tokens=count, past_key_values=cache, **sampling
+    )
     return done[0, ids.shape[1] :].tolist()

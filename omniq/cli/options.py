@@ -173,6 +173,22 @@ Batch = Annotated[int, typer.Option("--batch", help="Windows run at a time.", ri
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)]
 DType = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)]
+Activations = Annotated[
+    str,
+    typer.Option(
+        "--activations",
+        help="exact, or int8: let kernels round activations to 8-bit integers where that is faster.",
+        rich_help_panel=RUN,
+    ),
+]
+EmbedBits = Annotated[
+    int,
+    typer.Option(
+        "--embed-bits",
+        help="16, or 8 or 4: round the embedding table and the output head while they are loaded.",
+        rich_help_panel=RUN,
+    ),
+]
 Revision = Annotated[str | None, option("--revision", panel=RUN, help="Branch, tag or commit of a hub model.")]
 TrustRemoteCode = Annotated[
     bool,

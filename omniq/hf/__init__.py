@@ -1,5 +1,6 @@
 """All that touches transformers: models opened for calibration, dense models, tokenizers, GGUF files."""
 
+from omniq.hf.cache import growing_cache
 from omniq.hf.files import check_tokenizer, convert_gguf, load_dense, load_tokenizer, quiet, resolve
 from omniq.hf.model import OpenModel, open_model
 from omniq.hf.skeleton import ATTENTION, build_skeleton
@@ -12,6 +13,7 @@ __all__ = [
     "cache_folder",
     "check_tokenizer",
     "convert_gguf",
+    "growing_cache",
     "load_dense",
     "load_tokenizer",
     "offline",

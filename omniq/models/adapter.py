@@ -72,6 +72,23 @@ Fold = NormFold | ValueFold | QueryKeyFold | UpFold
 
 
 @dataclass(frozen=True)
+class GatedBlock:
+    """A block of the form x + o(attention(q, k, v of norm(x))), then x + down(act(gate(norm(x))) * up(norm(x))).
+
+    RMS norms, rotary embedding over the whole head in halves, no capped scores. Names of its norms, None where the
+    architecture has none; its linears are self_attn.{q,k,v,o}_proj and mlp.{gate,up,down}_proj. Kernels that do a whole
+    block in one call read it.
+    """
+
+    mlp_norm: str = "post_attention_layernorm"
+    input_norm: str = "input_layernorm"
+    query_norm: str | None = None
+    key_norm: str | None = None
+    attention_output_norm: str | None = None
+    mlp_output_norm: str | None = None
+
+
+@dataclass(frozen=True)
 class Adapter:
     """One architecture. All names are relative to a decoder block unless said otherwise.
 
@@ -80,6 +97,7 @@ class Adapter:
     (1 + weight) * x, as Gemma does. rotary: 'half' where rotary pairs are (d, d + r/2), 'none' without rotary
     embedding; r = head_dim * partial_rotary_factor. skip: glob patterns of linears that stay in floating point.
     when: (config entry, value) pairs that must all hold, where one model type has blocks of several kinds.
+    gated: how its block is put together, where it is a gated block.
     """
 
     model_types: tuple[str, ...]
@@ -89,6 +107,7 @@ class Adapter:
     rotary: str = "half"
     skip: tuple[str, ...] = ()
     when: tuple[tuple[str, Any], ...] = ()
+    gated: GatedBlock | None = None
 
     def serves(self, model_type: str, settings: Mapping[str, Any]) -> bool:
         """Whether the table describes a model of this type with these config entries."""

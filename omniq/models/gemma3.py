@@ -1,6 +1,6 @@
 """Gemma 3, text: Gemma 2's block with a norm on q and k per head, stored as 1 + weight like every other."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, Adapter, GatedBlock, NormFold, Part, QueryKeyFold, UpFold, ValueFold
 
 ADAPTERS.add("gemma3")(
     Adapter(
@@ -14,5 +14,12 @@ ADAPTERS.add("gemma3")(
             UpFold(Part("mlp.up_proj"), "mlp.down_proj"),
         ),
         norm_offset=1.0,
+        gated=GatedBlock(
+            mlp_norm="pre_feedforward_layernorm",
+            query_norm="self_attn.q_norm",
+            key_norm="self_attn.k_norm",
+            attention_output_norm="post_attention_layernorm",
+            mlp_output_norm="post_feedforward_layernorm",
+        ),
     )
 )

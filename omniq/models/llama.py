@@ -1,6 +1,6 @@
 """Llama and the models that share its block: SmolLM, Mistral, Qwen 2 (its q, k, v biases need nothing special)."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, Adapter, GatedBlock, NormFold, Part, QueryKeyFold, UpFold, ValueFold
 
 ADAPTERS.add("llama")(
     Adapter(
@@ -13,5 +13,6 @@ ADAPTERS.add("llama")(
             QueryKeyFold(Part("self_attn.q_proj"), Part("self_attn.k_proj")),
             UpFold(Part("mlp.up_proj"), "mlp.down_proj"),
         ),
+        gated=GatedBlock(),
     )
 )

@@ -1,0 +1,12 @@
+#include "vector_avx2.h"
+
+#include "linear.h"
+
+#include "elementwise.h"
+
+#include "attention.h"
+
+namespace omniq {
+extern const Kernels kAvx2;
+constexpr Kernels kAvx2{&digitize, &multiply, {&load_row, &store_row, &add_row, &norm_row, &rotate, &attend, &attend_tile, &tile_room, &gate_row}};
+}  // namespace omniq

@@ -1,0 +1,12 @@
+#include "vector_avx512vnni.h"
+
+#include "linear.h"
+
+#include "elementwise.h"
+
+#include "attention.h"
+
+namespace omniq {
+extern const Kernels kAvx512Vnni;
+constexpr Kernels kAvx512Vnni{&digitize, &multiply, {&load_row, &store_row, &add_row, &norm_row, &rotate, &attend, &attend_tile, &tile_room, &gate_row}};
+}  // namespace omniq

@@ -1,0 +1,12 @@
+#include "vector_portable.h"
+
+#include "linear.h"
+
+#include "elementwise.h"
+
+#include "attention.h"
+
+namespace omniq {
+extern const Kernels kPortable;
+constexpr Kernels kPortable{&digitize, &multiply, {&load_row, &store_row, &add_row, &norm_row, &rotate, &attend, &attend_tile, &tile_room, &gate_row}};
+}  // namespace omniq

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory: single kernels beside their peers, and whole models."""
