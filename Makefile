@@ -13,7 +13,7 @@ DEMO ?= build/demo
 PINS := $(if $(TORCH),torch==$(TORCH),-c constraints.txt)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PINS)
-BUILD := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/csrc/*/*)
+BUILD := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/csrc/*/* kernels/csrc/*/*/*)
 
 MODEL := $(DEMO)/smollm2
 SMALL := $(DEMO)/smollm2-W4A16g64

@@ -23,6 +23,8 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 EXACT = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 ROUNDED = dict.fromkeys(TYPES, 1)
 """Digits of a value, by dtype."""
+LARGE = 4 << 20
+"""Bytes from which a weight is put on large pages of 2 MB."""
 
 shapes_of = lru_cache(maxsize=None)(packed_shapes)
 
@@ -42,7 +44,8 @@ class Cpu:
         """QTensor -> the layout of cpu_layout.py."""
         if q.scales.dtype not in TYPES:
             raise UnsupportedError(f"scales are {q.scales.dtype}; the CPU kernels take float32, bfloat16 and float16")
-        return packed_weight(q)
+        packed = packed_weight(q)
+        return packed | {"lines": on_large_pages(packed["lines"])}
 
     def apply(self, x: Tensor, packed: dict[str, Tensor], spec: LinearSpec) -> Tensor:
         """x (M, K) -> (M, N) in x.dtype."""
@@ -67,6 +70,17 @@ class CpuInt8(Cpu):
         if spec.input is not None:
             return "the scheme quantises activations itself"
         return super().refuse(spec, shape, device)
+
+
+def on_large_pages(lines: Tensor) -> Tensor:
+    """The same values in memory of large pages, for a tensor that has room for several: read from memory a quarter
+    faster on Linux, which grants them on request only."""
+    library, _ = cpu_library()
+    if library is None or lines.nbytes < LARGE:
+        return lines
+    home = torch.empty_like(lines)
+    library.omniq_cpu_prefer_large_pages(home.data_ptr(), home.nbytes)
+    return home.copy_(lines)
 
 
 def check_input(x: Tensor, columns: int) -> None:

@@ -120,6 +120,11 @@ class PackedBlock:
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """queries (B, H, T, head size) over keys, values (B, kv heads, S, head size) -> (B, T, H * head size), causal:
         the last query sees all S keys."""
+        if not queries.dtype == keys.dtype == values.dtype:
+            raise RuntimeError(
+                f"the cache holds keys of {keys.dtype} and values of {values.dtype}, which is not the dtype of the model "
+                f"now, {queries.dtype}; start with a new cache"
+            )
         batch, heads, length, size = queries.shape
         out = queries.new_empty(batch, length, heads * size)
         status = cpu_library()[0].omniq_cpu_block_attend(

@@ -18,6 +18,7 @@ SIGNATURES = {
     "omniq_cpu_use_isa": (_INT, (ctypes.c_char_p,)),
     "omniq_cpu_has_bfloat16": (_INT, ()),
     "omniq_cpu_borrow_threads": (None, (_POINTER,)),
+    "omniq_cpu_prefer_large_pages": (None, (_POINTER, _LONG)),
     "omniq_cpu_block_project": (
         _INT,
         (_POINTER, _POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER, _LONG, *_OUTPUTS, _INT),

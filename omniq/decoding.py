@@ -42,6 +42,8 @@ def activation_of(config: Any) -> str:
 def refusal(block: nn.Module, gated: GatedBlock, config: Any) -> str | None:
     """Why one block cannot be done in one call, or None."""
     layers = [block.get_submodule(path) for path in PATHS.values()]
+    if any(parameter.device.type != "cpu" for parameter in block.parameters()):
+        return "whole blocks are done on the CPU only"
     if not all(isinstance(layer, QuantLinear) and isinstance(KERNELS[layer.kernel], Cpu) for layer in layers):
         return "not every linear of a block runs on a CPU kernel"
     if any(layer.spec.input is not None for layer in layers) or getattr(block, "omniq_attention", None):
@@ -107,6 +109,9 @@ class FusedBlock:
         mask = kwargs.get("attention_mask")
         if mask is not None:
             return block.finish(hidden, attended(queries, keys, values, mask, block.shape.scaling))
+        if (length := queries.shape[2]) > 1:
+            # Only a text from its start comes without a mask; a cache of fixed size has empty room behind it.
+            keys, values = keys[:, :, :length], values[:, :, :length]
         if keys.stride(3) != 1 or keys.stride() != values.stride():
             keys, values = keys.contiguous(), values.contiguous()
         return block.finish(hidden, block.attend(queries, keys, values))

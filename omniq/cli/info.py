@@ -75,12 +75,13 @@ def processors() -> dict[str, Any]:
     """The CPU's instruction set as torch uses it, omniq's native library, threads, and the CUDA devices."""
     import torch
 
-    from omniq.kernels import native
+    from omniq.kernels import cuda_library, native
 
     bfloat16 = "with" if native.cpu_bfloat16() else "without"
     return {
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "native library": native.missing() or f"loaded: {native.cpu_isa()}, {bfloat16} bfloat16 instructions",
+        "CPU library": native.missing() or f"loaded: {native.cpu_isa()}, {bfloat16} bfloat16 instructions",
+        "CUDA library": cuda_library.missing() or "loaded",
         "threads": torch.get_num_threads(),
         "cuda devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }

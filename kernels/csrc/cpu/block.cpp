@@ -97,7 +97,7 @@ void project(const Digitizer& digitizer, const float* rows, int64_t tokens, cons
     for (int64_t t = 0; t < tokens; ++t) use.digitize(products[0].weight, input, t, t, digitizer.scratch, digitizer.rows);
     const int used = static_cast<int>(minimum(threads, 1 + bytes * tokens * digitizer.rows.planes / kThreadBytes));
     all.share = (all.panels + used - 1) / used;
-    parallel(used, (all.panels + all.share - 1) / all.share, multiply_share, &all);
+    parallel(Work::kShort, used, (all.panels + all.share - 1) / all.share, multiply_share, &all);
     for (int i = 0; i < count; ++i) {
         for (int64_t t = 0; layers[i]->bias && t < tokens; ++t) {
             use.rows.add(outputs[i] + t * row_size(layers[i]->outputs), layers[i]->bias, layers[i]->outputs);
@@ -229,7 +229,7 @@ template <class F> int in_steps(const Step& all, F step) {
         int64_t size;
         std::atomic<int> status;
     } cut{all, step, minimum(kTokensAtOnce, (all.tokens + all.threads - 1) / all.threads), {kDone}};
-    parallel(all.threads, (all.tokens + cut.size - 1) / cut.size, [](void* context, int64_t index) {
+    parallel(Work::kLong, all.threads, (all.tokens + cut.size - 1) / cut.size, [](void* context, int64_t index) {
         Cut& c = *static_cast<Cut*>(context);
         const int64_t first = index * c.size;
         const int status = c.step(Step{c.all.block, c.all.type, first, minimum(c.size, c.all.tokens - first), c.all.length, 1});
@@ -297,7 +297,8 @@ OMNIQ_EXPORT int omniq_cpu_block_attend(const Block* block, const void* queries,
     omniq::Attention attention{*block, cache, queries, length, tiles, out, {omniq::kDone}};
     const int64_t bytes = 4 * sequences * length * block->kv_heads * block->head_size * known;
     const int used = static_cast<int>(omniq::minimum(threads, omniq::at_least_one(bytes / omniq::kThreadBytes)));
-    omniq::parallel(used, sequences * block->heads * tiles, omniq::attend_some, &attention);
+    const omniq::Work work = length > 1 ? omniq::Work::kLong : omniq::Work::kShort;
+    omniq::parallel(work, used, sequences * block->heads * tiles, omniq::attend_some, &attention);
     return attention.status;
 }
 

@@ -9,6 +9,7 @@
 namespace omniq {
 namespace {
 
+constexpr int64_t kFewRows = 8;      // up to here a call is as long as reading the weight
 constexpr int64_t kRowsAtOnce = 192;  // digit rows of a pass: with K = 4096 they take 768 KB, within a level-2 cache
 
 struct Call {
@@ -51,8 +52,9 @@ int run(const Weight& w, const Input& in, const Output& out, int planes, int thr
         // A few shares a thread even out their speeds; with a single row each is one long read, as long as possible.
         const int64_t shares = used * (call.count > 1 ? 4 : 1);
         call.share = (panels + shares - 1) / shares;
-        parallel(call.count > 1 ? used : 1, call.count, digitize_row, &call);
-        parallel(used, (panels + call.share - 1) / call.share, multiply_share, &call);
+        const Work work = call.count > kFewRows ? Work::kLong : Work::kShort;
+        parallel(work, call.count > 1 ? used : 1, call.count, digitize_row, &call);
+        parallel(work, used, (panels + call.share - 1) / call.share, multiply_share, &call);
     }
     return kDone;
 }
@@ -87,5 +89,5 @@ OMNIQ_EXPORT int omniq_cpu_linear_codes(const int16_t* codes, const float* code_
     return omniq::run(w, in, {y, in.type, y_stride}, planes, threads);
 }
 
-// Works on these threads instead of the library's own; null goes back. See pool.h.
+// Does long work on these threads instead of the library's own; null goes back. See pool.h.
 OMNIQ_EXPORT void omniq_cpu_borrow_threads(void* fork) { omniq::borrow_threads(reinterpret_cast<omniq::Fork>(fork)); }

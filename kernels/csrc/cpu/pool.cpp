@@ -14,30 +14,27 @@ namespace {
 
 constexpr int kMaxWorkers = 255;
 constexpr int kSpins = 4000;  // about 50 microseconds awake: the next layer of a model usually comes within that
+constexpr int kYieldAfter = 200;
 
-struct alignas(64) Worker {
-    std::atomic<uint32_t> calls;  // how often it was called; it answers each call once
-};
-
-struct Job {
-    Task task;
-    void* context;
-    int64_t count;
-    std::atomic<int64_t> next;
-
-    void work() {
-        for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(context, i);
-    }
-};
+// The state of the current job in one word, so that an index is claimed together with the job it belongs to: a worker that
+// wakes up late finds another number and claims nothing. Job number, count of indices, next index.
+constexpr int kIndexBits = 18;
+constexpr uint64_t kMostIndices = (uint64_t{1} << kIndexBits) - 1;
+uint64_t number_of(uint64_t ticket) { return ticket >> (2 * kIndexBits); }
+uint64_t count_of(uint64_t ticket) { return ticket >> kIndexBits & kMostIndices; }
+uint64_t index_of(uint64_t ticket) { return ticket & kMostIndices; }
 
 pthread_mutex_t callers = PTHREAD_MUTEX_INITIALIZER;
 pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-Worker workers[kMaxWorkers];
+std::atomic<uint64_t> ticket{0};
+std::atomic<uint64_t> finished{0};  // indices of the current job
 std::atomic<int> sleepers{0};
-std::atomic<int> unfinished{0};
+std::atomic<int> helpers{0};        // workers that the current job may have
+Task task;                          // of the current job; stays until all its indices are finished
+void* context;
+int64_t offset;
 std::atomic<Fork> borrowed{nullptr};
-Job* job;
 int started = 0;
 bool fork_handled = false;
 
@@ -49,28 +46,36 @@ void relax() {
 #endif
 }
 
-// Returns when `calls` is no longer `seen`: awake for a while, then asleep.
-uint32_t next_call(const std::atomic<uint32_t>& calls, uint32_t seen) {
+// Works on the current job until no index of it is left.
+void work() {
+    for (uint64_t now = ticket.load(std::memory_order_acquire); index_of(now) < count_of(now);) {
+        if (!ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) continue;
+        task(context, offset + static_cast<int64_t>(index_of(now)));
+        finished.fetch_add(1, std::memory_order_release);
+        now = ticket.load(std::memory_order_acquire);
+    }
+}
+
+// Returns the number of a job later than `seen`: awake for a while, then asleep.
+uint64_t next_job(uint64_t seen) {
     for (int spin = 0; spin < kSpins; ++spin) {
-        const uint32_t now = calls.load(std::memory_order_acquire);
+        const uint64_t now = number_of(ticket.load(std::memory_order_acquire));
         if (now != seen) return now;
         relax();
     }
     pthread_mutex_lock(&sleep_lock);
     sleepers.fetch_add(1);
-    while (calls.load() == seen) pthread_cond_wait(&wake, &sleep_lock);
+    while (number_of(ticket.load()) == seen) pthread_cond_wait(&wake, &sleep_lock);
     sleepers.fetch_sub(1);
     pthread_mutex_unlock(&sleep_lock);
-    return calls.load();
+    return number_of(ticket.load());
 }
 
-void* answer_calls(void* self) {
-    const std::atomic<uint32_t>& calls = static_cast<Worker*>(self)->calls;
-    uint32_t seen = 0;
+void* help(void* rank) {
+    uint64_t seen = 0;
     for (;;) {
-        seen = next_call(calls, seen);
-        job->work();
-        unfinished.fetch_sub(1, std::memory_order_release);
+        seen = next_job(seen);
+        if (static_cast<int>(reinterpret_cast<intptr_t>(rank)) < helpers.load(std::memory_order_relaxed)) work();
     }
     return nullptr;
 }
@@ -84,38 +89,35 @@ void forget_workers() {
     pthread_cond_init(&wake, nullptr);
 }
 
-// The number of workers there are, at most `wanted`: fewer where the system gives no more threads.
-int ready_workers(int wanted) {
+// Fewer where the system gives no more threads: the caller does what they would have done.
+void start_workers(int wanted) {
     if (!fork_handled) {
         pthread_atfork(nullptr, nullptr, forget_workers);
         fork_handled = true;
     }
-    wanted = wanted < kMaxWorkers ? wanted : kMaxWorkers;
-    for (; started < wanted; ++started) {
-        workers[started].calls = 0;
+    for (; started < wanted && started < kMaxWorkers; ++started) {
         pthread_t thread;
         pthread_attr_t attributes;
         pthread_attr_init(&attributes);
         pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        const int failed = pthread_create(&thread, &attributes, answer_calls, &workers[started]);
+        const int failed = pthread_create(&thread, &attributes, help, reinterpret_cast<void*>(static_cast<intptr_t>(started)));
         pthread_attr_destroy(&attributes);
-        if (failed) return started;
+        if (failed) return;
     }
-    return wanted;
 }
 
-void call(int count) {
-    unfinished.store(count);
-    for (int i = 0; i < count; ++i) workers[i].calls.fetch_add(1);
-    if (sleepers.load() == 0) return;
-    pthread_mutex_lock(&sleep_lock);
-    pthread_cond_broadcast(&wake);
-    pthread_mutex_unlock(&sleep_lock);
-}
-
-void wait_for_workers() {
-    for (int spin = 0; unfinished.load(std::memory_order_acquire) > 0; ++spin) {
-        if (spin < kSpins) {
+void run(uint64_t count) {
+    finished.store(0);
+    const uint64_t number = number_of(ticket.load()) + 1;
+    ticket.store((number << kIndexBits | count) << kIndexBits, std::memory_order_release);
+    if (sleepers.load() > 0) {
+        pthread_mutex_lock(&sleep_lock);
+        pthread_cond_broadcast(&wake);
+        pthread_mutex_unlock(&sleep_lock);
+    }
+    work();
+    for (int spin = 0; finished.load(std::memory_order_acquire) < count; ++spin) {
+        if (spin < kYieldAfter) {
             relax();
         } else {
             sched_yield();  // a worker lost its core to another process: do not keep this one from it
@@ -123,22 +125,35 @@ void wait_for_workers() {
     }
 }
 
+// The same for threads that all begin and end together.
+struct Team {
+    Task task;
+    void* context;
+    int64_t count;
+    std::atomic<int64_t> next;
+
+    static void join(void* team) {
+        Team& t = *static_cast<Team*>(team);
+        for (int64_t i = t.next.fetch_add(1); i < t.count; i = t.next.fetch_add(1)) t.task(t.context, i);
+    }
+};
+
 }  // namespace
 
 void borrow_threads(Fork fork) { borrowed.store(fork); }
 
-void parallel(int threads, int64_t count, Task task, void* context) {
-    Job mine{task, context, count, {0}};
-    const int wanted = static_cast<int>(count < threads ? count : threads);
-    if (wanted <= 1) return mine.work();
-    if (const Fork fork = borrowed.load(std::memory_order_relaxed)) {
-        return fork([](void* data) { static_cast<Job*>(data)->work(); }, &mine, static_cast<unsigned>(wanted), 0);
-    }
+void parallel(Work kind, int threads, int64_t count, Task wanted, void* data) {
+    Team team{wanted, data, count, {0}};
+    threads = static_cast<int>(count < threads ? count : threads);
+    if (threads <= 1) return Team::join(&team);
+    if (const Fork fork = kind == Work::kLong ? borrowed.load() : nullptr) return fork(Team::join, &team, static_cast<unsigned>(threads), 0);
     pthread_mutex_lock(&callers);
-    job = &mine;
-    call(ready_workers(wanted - 1));
-    mine.work();
-    wait_for_workers();
+    const int64_t most = static_cast<int64_t>(kMostIndices);
+    start_workers(threads - 1);
+    helpers = threads - 1;
+    task = wanted;
+    context = data;
+    for (offset = 0; offset < count; offset += most) run(static_cast<uint64_t>(count - offset < most ? count - offset : most));
     pthread_mutex_unlock(&callers);
 }
 
