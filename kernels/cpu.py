@@ -1,7 +1,8 @@
 """The compiled CPU kernels: one as exact as floating point, and one that rounds activations to 8 bits a block.
 
 Both multiply integers (kernels/csrc/cpu/problem.h). The exact one writes every activation as several 8-bit digits of
-its value relative to the largest of its block: two hold more than bfloat16 and float16 do, four more than float32.
+its value relative to the largest of its block: three, 22 bits, for bfloat16 and float16, whose own 8 or 11 bits are
+relative to each value, and four for float32. So a value 10000 times smaller than one beside it still keeps 8 bits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, QuantSpec
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-EXACT = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
+EXACT = {torch.float32: 4, torch.bfloat16: 3, torch.float16: 3}
 ROUNDED = dict.fromkeys(TYPES, 1)
 """Digits of a value, by dtype."""
 LARGE = 4 << 20

@@ -122,8 +122,8 @@ class PackedBlock:
         the last query sees all S keys."""
         if not queries.dtype == keys.dtype == values.dtype:
             raise RuntimeError(
-                f"the cache holds keys of {keys.dtype} and values of {values.dtype}, which is not the dtype of the model "
-                f"now, {queries.dtype}; start with a new cache"
+                f"the cache holds {keys.dtype} keys and {values.dtype} values, which is not the dtype of the model, "
+                f"{queries.dtype}; start with a new cache"
             )
         batch, heads, length, size = queries.shape
         out = queries.new_empty(batch, length, heads * size)

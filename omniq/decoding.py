@@ -7,7 +7,8 @@ tracing, recorded attention weights.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from omniq.kernels.cpu_block import ACTIVATIONS, HEAD_STEP, LINEARS, NORMS, Pack
 from omniq.kernels.dispatch import KERNELS
 from omniq.models.adapter import Adapter, GatedBlock
 from omniq.nn import QuantLinear
+from omniq.origins import Origin, module_origins, tensor_origin, unchanged
 
 PATHS = {name: f"{'self_attn' if name in 'qkvo' else 'mlp'}.{name}_proj" for name in LINEARS}
 
@@ -59,53 +61,39 @@ def refusal(block: nn.Module, gated: GatedBlock, config: Any) -> str | None:
     return None
 
 
-class Origin(NamedTuple):
-    """A tensor of a module as it was; version: of its values where the packed block holds a copy of them."""
+@dataclass(frozen=True)
+class Parts:
+    """The modules of a block, what says that they are still the same, and why they cannot be fused, if so."""
 
-    holder: dict[str, Tensor]
-    name: str
-    tensor: Tensor
-    version: int | None
-
-
-def unchanged(origins: list[Origin]) -> bool:
-    """Whether no tensor was replaced since, nor one of which there is a copy written. Asked before every use."""
-    for holder, name, tensor, version in origins:
-        if holder[name] is not tensor or (version is not None and tensor._version != version):
-            return False
-    return True
+    linears: dict[str, nn.Module]
+    norms: dict[str, nn.Module]
+    origins: list[Origin]
+    hooked: tuple[nn.Module, ...]
+    reason: str | None
 
 
 class FusedBlock:
-    """Stands in for the forward of one decoder block."""
+    """Stands in for the forward of one decoder block. Looks before every call whether the block is still as it was."""
 
     def __init__(self, block: nn.Module, gated: GatedBlock, norm_offset: float, config: Any) -> None:
-        self.block, self.gated, self.norm_offset = block, gated, norm_offset
-        self.eps, self.activation = config.rms_norm_eps, activation_of(config)
+        self.block, self.gated, self.norm_offset, self.config = block, gated, norm_offset, config
         self.plain = block.forward
-        self.linears = {name: block.get_submodule(path) for name, path in PATHS.items()}
-        paths = {name: getattr(gated, f"{name}_norm") for name in NORMS}
-        self.norms = {name: block.get_submodule(path) for name, path in paths.items() if path}
-        self.index = block.self_attn.layer_idx
+        self.parts = self.found_parts()
         self.packed: dict[torch.dtype, tuple[PackedBlock, list[Origin]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the packed block, which points into this one's tensors: a copy makes its own."""
-        return self.__dict__ | {"packed": {}}
+        """Without what points into this block's modules and tensors: a copy finds its own."""
+        return self.__dict__ | {"packed": {}, "parts": None}
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """hidden_states (B, T, D) -> (B, T, D), with the arguments of a transformers decoder layer."""
         angles = kwargs.get("position_embeddings")
-        if args or angles is None or not takes(hidden_states, angles, kwargs):
+        if args or angles is None or not takes(hidden_states, angles, kwargs) or not self.can():
             return self.plain(hidden_states, *args, **kwargs)
-        block, hidden, cache = (
-            self.current(hidden_states.dtype),
-            hidden_states.contiguous(),
-            kwargs.get("past_key_values"),
-        )
+        block, hidden = self.current(hidden_states.dtype), hidden_states.contiguous()
         queries, keys, values = block.project(hidden, angles[0].contiguous(), angles[1].contiguous())
-        if cache is not None:
-            keys, values = cache.update(keys, values, self.index)
+        if (cache := kwargs.get("past_key_values")) is not None:
+            keys, values = cache.update(keys, values, self.block.self_attn.layer_idx)
         mask = kwargs.get("attention_mask")
         if mask is not None:
             return block.finish(hidden, attended(queries, keys, values, mask, block.shape.scaling))
@@ -116,43 +104,63 @@ class FusedBlock:
             keys, values = keys.contiguous(), values.contiguous()
         return block.finish(hidden, block.attend(queries, keys, values))
 
+    def can(self) -> bool:
+        """Whether the block, as it is now, can be done by the library and nobody looks inside."""
+        if self.parts is None or not unchanged(self.parts.origins):
+            self.parts, self.packed = self.found_parts(), {}
+        watched = any(is_watched(module) for module in self.parts.hooked)
+        trained = torch.is_grad_enabled() and any(norm.weight.requires_grad for norm in self.parts.norms.values())
+        return self.parts.reason is None and not watched and not trained and not self.config.output_attentions
+
+    def found_parts(self) -> Parts:
+        """The block's modules by the names of its table."""
+        norm_paths = {name: path for name in NORMS if (path := getattr(self.gated, f"{name}_norm"))}
+        origins = module_origins(self.block, (*PATHS.values(), *norm_paths.values()))
+        linears = {name: self.block.get_submodule(path) for name, path in PATHS.items()}
+        norms = {name: self.block.get_submodule(path) for name, path in norm_paths.items()}
+        hooked = tuple(origin.entry for origin in origins)
+        return Parts(linears, norms, origins, hooked, refusal(self.block, self.gated, self.config))
+
     def current(self, dtype: torch.dtype) -> PackedBlock:
         """The packed block for activations of `dtype`, made anew when what it was made from is no longer the same."""
         held = self.packed.get(dtype)
         if held is None or not unchanged(held[1]):
-            self.packed[dtype] = held = (self.pack(dtype), self.origins())
+            self.packed[dtype] = held = (self.pack(dtype), self.tensor_origins())
         return held[0]
 
-    def origins(self) -> list[Origin]:
-        """The tensors a packed block points into, and those it holds copies of."""
-        lines = [(layer._buffers, "packed_lines", False) for layer in self.linears.values()]
-        biases = [(layer._buffers, "bias", True) for layer in self.linears.values() if layer.bias is not None]
-        norms = [(norm._parameters, "weight", True) for norm in self.norms.values()]
+    def tensor_origins(self) -> list[Origin]:
+        """The tensors a packed block points into or holds copies of."""
+        linears, norms = self.parts.linears.values(), self.parts.norms.values()
+        held = [
+            (layer._buffers, name) for layer in linears for name, tensor in layer._buffers.items() if tensor is not None
+        ]
         return [
-            Origin(
-                holder,
-                name,
-                holder[name],
-                holder[name]._version if copied and not holder[name].is_inference() else None,
-            )
-            for holder, name, copied in (*lines, *biases, *norms)
+            tensor_origin(holder, name) for holder, name in (*held, *((norm._parameters, "weight") for norm in norms))
         ]
 
     def pack(self, dtype: torch.dtype) -> PackedBlock:
         """The block as the library takes it."""
-        attention, (kernel, spec) = self.block.self_attn, (self.linears["q"].kernel, self.linears["q"].spec)
+        attention, linears = self.block.self_attn, self.parts.linears
         shape = Shape(
-            heads=self.linears["q"].out_features // attention.head_dim,
-            kv_heads=self.linears["k"].out_features // attention.head_dim,
+            heads=linears["q"].out_features // attention.head_dim,
+            kv_heads=linears["k"].out_features // attention.head_dim,
             head_size=attention.head_dim,
-            eps=self.eps,
+            eps=self.config.rms_norm_eps,
             scaling=attention.scaling,
-            activation=self.activation,
-            digits=KERNELS[kernel].digits[dtype],
+            activation=activation_of(self.config),
+            digits=KERNELS[linears["q"].kernel].digits[dtype],
         )
-        layers = {name: PackedLayer(layer.packed(), spec.weight, layer.bias) for name, layer in self.linears.items()}
-        norms = {name: norm.weight.float() + self.norm_offset for name, norm in self.norms.items()}
+        layers = {name: PackedLayer(layer.packed(), layer.spec.weight, layer.bias) for name, layer in linears.items()}
+        norms = {name: norm.weight.float() + self.norm_offset for name, norm in self.parts.norms.items()}
         return PackedBlock(layers, norms, shape)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether someone hooked into the module. transformers leaves hooks behind that record nothing unless asked to."""
+    if not module._forward_hooks and not module._forward_pre_hooks:
+        return False
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(not hook.__module__.startswith("transformers.") for hook in hooks)
 
 
 def takes(x: Tensor, angles: tuple[Tensor, Tensor], kwargs: dict[str, Any]) -> bool:

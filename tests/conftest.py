@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from omniq.kernels.native import cpu_isa, cpu_library
 
 DATA_VARIABLE = "OMNIQ_TEST_DATA"
 
@@ -24,3 +27,16 @@ def shared_data(request: pytest.FixtureRequest) -> Path:
     if not Path(given).is_dir():
         pytest.fail(f"--data {given} is not a folder")
     return Path(given)
+
+
+@pytest.fixture
+def use_isa() -> Iterator[Callable[[str], None]]:
+    """Switches the CPU library's instruction set for one test; skips where the processor lacks it."""
+    library, widest = cpu_library()[0], cpu_isa()
+
+    def use(name: str) -> None:
+        if library.omniq_cpu_use_isa(name.encode()):
+            pytest.skip(f"this processor lacks {name}")
+
+    yield use
+    assert library.omniq_cpu_use_isa(widest.encode()) == 0

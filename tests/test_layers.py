@@ -17,7 +17,7 @@ FOLDERS = {"omniq": "omniq", "kernels": "omniq.kernels", "calibrate": "omniq.cal
 LAYERS = (
     ("errors",),
     ("registry", "spec", "text", "events"),
-    ("qtensor", "header"),
+    ("qtensor", "header", "origins"),
     ("grid", "checkpoint", "source", "digests"),
     ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing"),
     ("calibrate", "nn", "eval", "hf"),

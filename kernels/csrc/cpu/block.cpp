@@ -96,7 +96,8 @@ void project(const Digitizer& digitizer, const float* rows, int64_t tokens, cons
     const Input input{rows, nullptr, nullptr, kFloat32, tokens, row_size(products[0].weight.columns)};
     for (int64_t t = 0; t < tokens; ++t) use.digitize(products[0].weight, input, t, t, digitizer.scratch, digitizer.rows);
     const int used = static_cast<int>(minimum(threads, 1 + bytes * tokens * digitizer.rows.planes / kThreadBytes));
-    all.share = (all.panels + used - 1) / used;
+    const int64_t shares = 2 * used;  // the half of a worker that has not begun falls to the others
+    all.share = (all.panels + shares - 1) / shares;
     parallel(Work::kShort, used, (all.panels + all.share - 1) / all.share, multiply_share, &all);
     for (int i = 0; i < count; ++i) {
         for (int64_t t = 0; layers[i]->bias && t < tokens; ++t) {

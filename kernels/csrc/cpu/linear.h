@@ -116,8 +116,8 @@ template <int bits, int R, int S> struct Tile {
                 for (int s = 0; s < S; ++s) {
                     const Float scale = Vector::load(w.scales, at + s * kStrip, w.scale_type);
                     for (int r = 0; r < R; ++r) {
-                        const Float exact = Vector::mul(Vector::to_float(sum[r][s]), Vector::set(row_scales[r * blocks + b]));
-                        total[r][s] = Vector::add(total[r][s], Vector::mul(exact, scale));
+                        const Float factor = Vector::mul(scale, Vector::set(row_scales[r * blocks + b]));
+                        total[r][s] = Vector::add(total[r][s], Vector::mul(Vector::to_float(sum[r][s]), factor));
                     }
                 }
             }

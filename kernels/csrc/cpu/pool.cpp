@@ -83,6 +83,7 @@ void* help(void* rank) {
 // A child process has none of its parent's threads: it starts its own.
 void forget_workers() {
     started = 0;
+    ticket = 0;  // a job of the parent's is none of this process
     sleepers = 0;
     pthread_mutex_init(&callers, nullptr);
     pthread_mutex_init(&sleep_lock, nullptr);

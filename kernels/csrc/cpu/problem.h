@@ -13,7 +13,7 @@
 // So one load feeds a four-term dot product (vpdpbusd) of 16 outputs per step, with unsigned codes.
 //
 // Activations are integers too. Row m becomes `planes` rows of int8: x = scale * (p0 * 256**(planes - 1) + ... + p_last),
-// one scale per block of at most 128 columns. One plane is the int8 path; two hold what bfloat16 and float16 do, four more than float32 does.
+// one scale per block of at most 128 columns. One plane is the int8 path; three and four serve as floating point of 16 and 32 bits.
 
 #pragma once
 
