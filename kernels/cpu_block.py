@@ -90,7 +90,8 @@ class PackedBlock:
     def _kept(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
-        self.held.append(tensor)
+        # Under another name: the memory stays even where the tensor itself is given another.
+        self.held.append(tensor.detach())
         return tensor.data_ptr()
 
     def _layer(self, layer: PackedLayer) -> Layer:

@@ -68,7 +68,7 @@ class Parts:
     linears: dict[str, nn.Module]
     norms: dict[str, nn.Module]
     origins: list[Origin]
-    hooked: tuple[nn.Module, ...]
+    hooks: tuple[dict, ...]
     reason: str | None
 
 
@@ -108,7 +108,9 @@ class FusedBlock:
         """Whether the block, as it is now, can be done by the library and nobody looks inside."""
         if self.parts is None or not unchanged(self.parts.origins):
             self.parts, self.packed = self.found_parts(), {}
-        watched = any(is_watched(module) for module in self.parts.hooked)
+        watched = any(self.parts.hooks) and any(
+            is_foreign(hook) for hooks in self.parts.hooks for hook in hooks.values()
+        )
         trained = torch.is_grad_enabled() and any(norm.weight.requires_grad for norm in self.parts.norms.values())
         return self.parts.reason is None and not watched and not trained and not self.config.output_attentions
 
@@ -118,8 +120,9 @@ class FusedBlock:
         origins = module_origins(self.block, (*PATHS.values(), *norm_paths.values()))
         linears = {name: self.block.get_submodule(path) for name, path in PATHS.items()}
         norms = {name: self.block.get_submodule(path) for name, path in norm_paths.items()}
-        hooked = tuple(origin.entry for origin in origins)
-        return Parts(linears, norms, origins, hooked, refusal(self.block, self.gated, self.config))
+        modules = [origin.entry for origin in origins]
+        hooks = tuple(held for module in modules for held in (module._forward_hooks, module._forward_pre_hooks))
+        return Parts(linears, norms, origins, hooks, refusal(self.block, self.gated, self.config))
 
     def current(self, dtype: torch.dtype) -> PackedBlock:
         """The packed block for activations of `dtype`, made anew when what it was made from is no longer the same."""
@@ -129,13 +132,13 @@ class FusedBlock:
         return held[0]
 
     def tensor_origins(self) -> list[Origin]:
-        """The tensors a packed block points into or holds copies of."""
+        """The tensors that the packed block stands for: packed weights, and what it holds copies of."""
         linears, norms = self.parts.linears.values(), self.parts.norms.values()
-        held = [
-            (layer._buffers, name) for layer in linears for name, tensor in layer._buffers.items() if tensor is not None
-        ]
+        lines = [(layer._buffers, "packed_lines") for layer in linears]
+        biases = [(layer._buffers, "bias") for layer in linears if layer.bias is not None]
         return [
-            tensor_origin(holder, name) for holder, name in (*held, *((norm._parameters, "weight") for norm in norms))
+            tensor_origin(holder, name)
+            for holder, name in (*lines, *biases, *((n._parameters, "weight") for n in norms))
         ]
 
     def pack(self, dtype: torch.dtype) -> PackedBlock:
@@ -155,12 +158,9 @@ class FusedBlock:
         return PackedBlock(layers, norms, shape)
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether someone hooked into the module. transformers leaves hooks behind that record nothing unless asked to."""
-    if not module._forward_hooks and not module._forward_pre_hooks:
-        return False
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(not hook.__module__.startswith("transformers.") for hook in hooks)
+def is_foreign(hook: Any) -> bool:
+    """Whether someone looks into the block with it. transformers leaves hooks behind that record only when asked to."""
+    return not hook.__module__.startswith("transformers.")
 
 
 def takes(x: Tensor, angles: tuple[Tensor, Tensor], kwargs: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from omniq.kernels import cpu_layout, ops, torch_dequant
+from omniq.kernels import cpu_dense, cpu_layout, ops, torch_dequant
 from omniq.kernels.dispatch import KERNELS, select
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec
@@ -131,6 +131,22 @@ class QuantEmbedding(Packed):
     def extra_repr(self) -> str:
         """Shown inside the module's line."""
         return f"columns={self.columns}, {self.spec}, kernel={self.kernel}"
+
+
+class DenseHead(nn.Linear):
+    """An unquantised output head that shares another's weight: few rows, as in decoding, go to the CPU library."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        """Takes over weight and bias as they are, tied to an embedding or not."""
+        super().__init__(head.in_features, head.out_features, bias=False, device="meta")
+        self.weight, self.bias = head.weight, head.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., K) -> (..., N)."""
+        y = cpu_dense.few_rows(x, self.weight)
+        if y is None:
+            return super().forward(x)
+        return y if self.bias is None else y.add_(self.bias)
 
 
 def swap_linear(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+UNCOUNTED = -1
+"""Stands for the version of an inference tensor, whose writes are not counted."""
+
 
 class Origin(NamedTuple):
     """An entry of a module's parameters, buffers or submodules as it was.
@@ -25,7 +28,7 @@ class Origin(NamedTuple):
 def tensor_origin(holder: dict[str, Any], name: str) -> Origin:
     """Of a tensor: another one in its place, a write into it and a move of its memory all count as a change."""
     tensor = holder[name]
-    version = 0 if tensor.is_inference() else tensor._version
+    version = UNCOUNTED if tensor.is_inference() else tensor._version
     return Origin(holder, name, tensor, tensor.data_ptr(), version, tensor.detach())
 
 
@@ -45,8 +48,8 @@ def unchanged(origins: Sequence[Origin]) -> bool:
     for holder, name, entry, address, version, _ in origins:
         if holder[name] is not entry:
             return False
-        if version is not None and (
-            entry.data_ptr() != address or (not entry.is_inference() and entry._version != version)
-        ):
+        if version is None:
+            continue
+        if entry.data_ptr() != address or (version != UNCOUNTED and entry._version != version):
             return False
     return True

@@ -12,7 +12,7 @@ from omniq.errors import ModelError, UsageError
 from omniq.grid import encode, minmax_grid
 from omniq.kernels.cpu import Cpu
 from omniq.kernels.dispatch import KERNELS
-from omniq.nn import QuantEmbedding, QuantLinear, swap_linear
+from omniq.nn import DenseHead, QuantEmbedding, QuantLinear, swap_linear
 from omniq.qtensor import QTensor
 from omniq.spec import FLOAT_BITS, LinearSpec, QuantSpec
 
@@ -42,10 +42,12 @@ def quantize_tables(model: nn.Module, bits: int, device: torch.device, approxima
     where the head's kernel can look rows up in its own layout."""
     if bits not in TABLE_BITS:
         raise UsageError(f"embedding bits are {bits}; use {', '.join(map(str, TABLE_BITS))}")
-    if bits == FLOAT_BITS:
-        return
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {module: name for name, module in model.named_modules()}
+    if bits == FLOAT_BITS:
+        if type(head) is nn.Linear:
+            swap_linear(model, names[head], DenseHead(head))
+        return
     factor = row_factor(embedding)
     spec = table_spec(embedding.embedding_dim, bits)
     packed, kernel = None, "torch_dequant"

@@ -28,9 +28,10 @@ class GrowingLayer(DynamicLayer):
         # Another owner may have cropped or reordered the states since: then they no longer lie in the room.
         if self.room is None or new > self.room[0].shape[2] or self.keys.data_ptr() != self.room[0].data_ptr():
             self.room = (roomy(self.keys, new + SPARE), roomy(self.values, new + SPARE))
-        for room, states in zip(self.room, (key_states, value_states), strict=True):
-            room[:, :, old:new] = states
-        self.keys, self.values = (room[:, :, :new] for room in self.room)
+        keys, values = self.room
+        keys.narrow(2, old, new - old).copy_(key_states)
+        values.narrow(2, old, new - old).copy_(value_states)
+        self.keys, self.values = keys.narrow(2, 0, new), values.narrow(2, 0, new)
         return self.keys, self.values
 
 

@@ -6,7 +6,9 @@
 
 #include "attention.h"
 
+#include "dense.h"
+
 namespace omniq {
 extern const Kernels kPortable;
-constexpr Kernels kPortable{&digitize, &multiply, {&load_row, &store_row, &add_row, &norm_row, &rotate, &attend, &attend_tile, &tile_room, &gate_row}};
+constexpr Kernels kPortable{&digitize, &multiply, {&load_row, &store_row, &add_row, &norm_row, &rotate, &attend, &attend_tile, &tile_room, &dense_row, &gate_row}};
 }  // namespace omniq

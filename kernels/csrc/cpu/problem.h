@@ -92,7 +92,7 @@ struct Cache {
 
 enum Activation : int { kSilu = 0, kTanhGelu = 1 };
 
-// What a decoder block does between its linear layers; see elementwise.h and attention.h.
+// What a decoder block does between its linear layers; see elementwise.h, attention.h and dense.h.
 struct Elementwise {
     void (*load)(const void* row, Type, int64_t size, float* out);
     void (*store)(const float* row, Type, int64_t size, void* out);
@@ -104,6 +104,7 @@ struct Elementwise {
     void (*attend_tile)(const Cache&, int64_t sequence, int64_t kv_head, const void* head, int64_t first, int64_t length,
                         float scaling, int64_t size, float* room, void* out, int64_t out_stride);
     int64_t (*tile_room)(int64_t size);
+    void (*dense)(const void* weight, Type, const float* row, int64_t columns, int64_t first, int64_t count, float* out);
     void (*gate)(float* gate, const float* up, Activation, int64_t size);
 };
 
