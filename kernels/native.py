@@ -29,6 +29,7 @@ SIGNATURES = {
     ),
     "omniq_cpu_block_finish": (_INT, (_POINTER, _POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER, _INT)),
     "omniq_cpu_dense": (_INT, (_POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _INT)),
+    "omniq_cpu_expand": (_INT, (_LONG, _LONG, _POINTER, _INT, *_WEIGHT, _INT)),
     "omniq_cpu_linear": (_INT, (_POINTER, _INT, _LONG, _LONG, _POINTER, _LONG, *_WEIGHT, _INT, _INT)),
     "omniq_cpu_linear_codes": (_INT, (_POINTER, _POINTER, _LONG, _POINTER, _INT, _LONG, *_WEIGHT, _INT, _INT)),
 }

@@ -2,6 +2,8 @@
 
 #include "linear.h"
 
+#include "expand.h"
+
 #include "elementwise.h"
 
 #include "attention.h"
@@ -10,5 +12,5 @@
 
 namespace omniq {
 extern const Kernels kPortable;
-constexpr Kernels kPortable{&digitize, &multiply, {&load_row, &store_row, &add_row, &norm_row, &rotate, &attend, &attend_tile, &tile_room, &dense_row, &gate_row}};
+constexpr Kernels kPortable{&digitize, &multiply, &expand, {&load_row, &store_row, &add_row, &norm_row, &rotate, &attend, &attend_tile, &tile_room, &dense_row, &gate_row}};
 }  // namespace omniq

@@ -59,6 +59,19 @@ int run(const Weight& w, const Input& in, const Output& out, int planes, int thr
     return kDone;
 }
 
+struct Expansion {
+    const Weight& weight;
+    Type type;
+    int64_t first;
+    char* out;
+};
+
+void expand_panel(void* context, int64_t index) {
+    const Expansion& e = *static_cast<Expansion*>(context);
+    const int64_t bytes = kPanel * e.weight.columns * (e.type == kFloat32 ? 4 : 2);
+    kernels().expand(e.weight, e.first + index, e.type, e.out + index * bytes);
+}
+
 bool valid(const Weight& w, const Input& in, int planes, int threads) {
     const bool bits = w.bits == 2 || w.bits == 3 || w.bits == 4 || w.bits == 8;
     const bool sizes = w.outputs > 0 && w.columns > 0 && w.group > 0 && w.columns % w.group == 0 && in.rows >= 0;
@@ -87,6 +100,20 @@ OMNIQ_EXPORT int omniq_cpu_linear_codes(const int16_t* codes, const float* code_
     const omniq::Input in{nullptr, codes, code_scales, static_cast<omniq::Type>(type), rows, columns};
     if (!omniq::valid(w, in, planes, threads)) return omniq::kBadArgument;
     return omniq::run(w, in, {y, in.type, y_stride}, planes, threads);
+}
+
+// Panels first.. of the weight, `panels` of them -> their rows (64 x panels or as many as there are, K) of `type`, dense.
+OMNIQ_EXPORT int omniq_cpu_expand(int64_t first, int64_t panels, void* out, int type, const uint8_t* lines, const void* scales,
+                                  int scale_type, const uint8_t* zeros, int bits, int mid, int64_t outputs, int64_t columns,
+                                  int64_t group, int threads) {
+    const omniq::Weight w{lines, scales, zeros, static_cast<omniq::Type>(scale_type), bits, mid, outputs, columns, group};
+    const omniq::Type kind = static_cast<omniq::Type>(type);
+    if (!omniq::valid(w, {nullptr, nullptr, nullptr, kind, 0, 0}, 1, threads) || first < 0 || first + panels > w.panels()) {
+        return omniq::kBadArgument;
+    }
+    omniq::Expansion expansion{w, kind, first, static_cast<char*>(out)};
+    omniq::parallel(omniq::Work::kLong, threads, panels, omniq::expand_panel, &expansion);
+    return omniq::kDone;
 }
 
 // Does long work on these threads instead of the library's own; null goes back. See pool.h.

@@ -115,6 +115,8 @@ struct Kernels {
     // Slots 0 to `rows` - 1 times some panels -> output rows from `first_row` on.
     void (*multiply)(const Weight&, const Rows&, int64_t first_row, int64_t rows, int64_t first_panel, int64_t panels,
                      const Output&);
+    // One panel -> its rows (up to 64, K) of a type, dense; see expand.h.
+    void (*expand)(const Weight&, int64_t panel, Type, void* out);
     Elementwise rows;
 };
 

@@ -21,6 +21,10 @@ struct Vector {
         return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p) + 1)};
     }
+    static void store_line(uint8_t* p, Int v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.a);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + 1, v.b);
+    }
     static inline __attribute__((always_inline)) void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
     template <int n> static Int right(Int v) {
         if constexpr (n == 0) return v;

@@ -14,6 +14,7 @@ struct Vector {
     static constexpr int kRows = 4, kStripsAtOnce = 4;  // 16 integer sums and most floating-point ones stay in registers
 
     static Int load_line(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    static void store_line(uint8_t* p, Int v) { _mm512_storeu_si512(p, v); }
     static inline __attribute__((always_inline)) void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
     template <int n> static Int right(Int v) { return n ? _mm512_srli_epi16(v, n) : v; }
     template <int n> static Int left(Int v) { return n ? _mm512_slli_epi16(v, n) : v; }

@@ -34,6 +34,7 @@ struct Vector {
         std::memcpy(out.lane, p, sizeof out.lane);
         return out;
     }
+    static void store_line(uint8_t* p, Int v) { std::memcpy(p, v.lane, sizeof v.lane); }
     static void prefetch(const uint8_t*) {}
     template <int n> static Int right(Int v) {
         return each([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(v.lane[i]) >> n); });
