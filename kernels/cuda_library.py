@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from omniq.kernels.shared_library import library_path, opened
 
 LIBRARY = "_cuda.so"
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -89,22 +90,11 @@ SIGNATURES = {
 """The library's functions: what they return and take, as in csrc/cuda/library/api.cu."""
 
 
-def library_path(folders: tuple[str, ...]) -> Path | None:
-    """The library in the first of `folders` that holds it, or None."""
-    return next((path for folder in folders if (path := Path(folder) / LIBRARY).is_file()), None)
-
-
 def open_library(path: Path | None) -> tuple[ctypes.CDLL | None, str | None]:
     """(library, None), or (None, the reason it cannot be used)."""
-    if path is None:
-        return None, "the CUDA library was not built: install the CUDA toolkit (nvcc), then install omniq again"
-    try:
-        library = ctypes.CDLL(str(path))
-        for name, (result, arguments) in SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
-        return None, f"the CUDA library {path} does not load: {error}; install omniq again on this machine"
+    library, reason = opened(path, SIGNATURES, "CUDA", "the CUDA toolkit (nvcc)")
+    if library is None:
+        return None, reason
     sizes = (library.omniq_cuda_call_size(), library.omniq_cuda_codes_call_size())
     if sizes != (ctypes.sizeof(Call), ctypes.sizeof(CodesCall)):
         return None, f"the CUDA library {path} was built from other sources; install omniq again"
@@ -114,8 +104,7 @@ def open_library(path: Path | None) -> tuple[ctypes.CDLL | None, str | None]:
 @cache
 def cuda_library() -> tuple[ctypes.CDLL | None, str | None]:
     """The installed library, opened once, or the reason it cannot be used. Opening it touches no device."""
-    # An editable install keeps compiled files apart from the sources: the package has one folder for each.
-    return open_library(library_path(tuple(importlib.import_module("omniq.kernels").__path__)))
+    return open_library(library_path(LIBRARY))
 
 
 def missing() -> str | None:

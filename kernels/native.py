@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from omniq.kernels.shared_library import library_path, opened
 
 LIBRARY = "_cpu.so"
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
@@ -36,30 +37,15 @@ SIGNATURES = {
 """The library's functions: what they return and take, as in csrc/cpu."""
 
 
-def library_path(folders: tuple[str, ...]) -> Path | None:
-    """The library in the first of `folders` that holds it, or None."""
-    return next((path for folder in folders if (path := Path(folder) / LIBRARY).is_file()), None)
-
-
 def open_library(path: Path | None) -> tuple[ctypes.CDLL | None, str | None]:
     """(library, None), or (None, the reason it cannot be used)."""
-    if path is None:
-        return None, "the CPU library was not built: install a C++ compiler such as g++, then install omniq again"
-    try:
-        library = ctypes.CDLL(str(path))
-        for name, (result, arguments) in SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
-        return None, f"the CPU library {path} does not load: {error}; install omniq again on this machine"
-    return library, None
+    return opened(path, SIGNATURES, "CPU", "a C++ compiler such as g++")
 
 
 @cache
 def cpu_library() -> tuple[ctypes.CDLL | None, str | None]:
     """The installed library, opened once, or the reason it cannot be used."""
-    # An editable install keeps compiled files apart from the sources: the package has one folder for each.
-    library, reason = open_library(library_path(tuple(importlib.import_module("omniq.kernels").__path__)))
+    library, reason = open_library(library_path(LIBRARY))
     if library:
         library.omniq_cpu_borrow_threads(torch_threads())
     return library, reason

@@ -15,6 +15,7 @@ from omniq.kernels.cuda_layout import packed_int4, packed_weight
 from omniq.kernels.cuda_library import Call, CodesCall
 from omniq.kernels.cuda_w4a4 import CudaW4A4
 from omniq.kernels.cuda_wna16 import CudaWna16
+from omniq.kernels.shared_library import library_path
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec
 
@@ -43,7 +44,7 @@ def library() -> ctypes.CDLL:
 
 
 def test_an_absent_library_is_explained() -> None:
-    found, reason = cuda_library.open_library(cuda_library.library_path(()))
+    found, reason = cuda_library.open_library(library_path(cuda_library.LIBRARY, ()))
     assert found is None
     assert "not built" in reason
     assert "nvcc" in reason
@@ -51,7 +52,7 @@ def test_an_absent_library_is_explained() -> None:
 
 def test_a_library_that_does_not_load_is_explained(tmp_path: Path) -> None:
     (tmp_path / cuda_library.LIBRARY).write_bytes(b"not a library")
-    found, reason = cuda_library.open_library(cuda_library.library_path((str(tmp_path),)))
+    found, reason = cuda_library.open_library(library_path(cuda_library.LIBRARY, (str(tmp_path),)))
     assert found is None
     assert str(tmp_path) in reason
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from omniq.kernels import cuda_library
+from omniq.kernels.shared_library import library_path
 
 SHARED_LIMIT = 48 * 1024 + 1024
 """What a block gets on every device without being asked for, and the kilobyte that the newest keep for themselves."""
@@ -49,7 +50,7 @@ def library() -> Path:
     """The installed library; skips with its own reason where there is none."""
     if reason := cuda_library.missing():
         pytest.skip(reason)
-    return cuda_library.library_path(tuple(importlib.import_module("omniq.kernels").__path__))
+    return library_path(cuda_library.LIBRARY)
 
 
 @pytest.fixture(scope="module")

@@ -292,6 +292,7 @@ def test_a_signal_ends_the_command_with_130_and_the_same_command_goes_on(number,
     save, out = Work.save, tmp_path / "out"
     words = ["quantize", str(place.model), "-o", str(out), "--wbits", "3", "--group-size", "16", "--preset", "gptq"]
     words += ["--calib", str(place.text), "--samples", "4", "--length", "24"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 
     def signalled(self, block, *args) -> None:
         save(self, block, *args)

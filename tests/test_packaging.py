@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from omniq.kernels import native
+from omniq.kernels.shared_library import library_path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("omniq", "kernels", "calibrate")
@@ -82,7 +83,7 @@ def test_the_instruction_set_is_the_one_the_system_reports() -> None:
 
 
 def test_an_absent_library_is_explained() -> None:
-    library, reason = native.open_library(native.library_path(()))
+    library, reason = native.open_library(library_path(native.LIBRARY, ()))
     assert library is None
     assert "not built" in reason
     assert "install omniq again" in reason
@@ -90,7 +91,7 @@ def test_an_absent_library_is_explained() -> None:
 
 def test_a_library_that_does_not_load_is_explained(tmp_path: Path) -> None:
     (tmp_path / native.LIBRARY).write_bytes(b"not a library")
-    library, reason = native.open_library(native.library_path((str(tmp_path / "nowhere"), str(tmp_path))))
+    library, reason = native.open_library(library_path(native.LIBRARY, (str(tmp_path / "nowhere"), str(tmp_path))))
     assert library is None
     assert str(tmp_path / native.LIBRARY) in reason
 
