@@ -67,6 +67,8 @@ def by_panel(values: Tensor) -> Tensor:
 
 def packed_weight(q: QTensor) -> dict[str, Tensor]:
     """QTensor -> lines, scales, zeros (asymmetric only) and sizes (N, K) int64."""
+    if (top := int(q.codes.max())) > q.spec.qmax:
+        raise ValueError(f"codes reach {top}, but {q.spec} ends at {q.spec.qmax}; the weight is damaged, load it again")
     packed = {
         "lines": lines_of(q.codes, q.scales.shape[1], stored_bits(q.spec.bits)),
         "scales": by_panel(q.scales),

@@ -97,3 +97,13 @@ def test_padding_holds_code_zero(bits: int) -> None:
     ones = np.unpackbits(packed_weight(full)["lines"].numpy()).sum()
     assert ones == 5 * 40 * bits
     assert stored_bits(bits) >= bits
+
+
+def test_codes_beyond_the_grid_are_refused() -> None:
+    spec = QuantSpec(4)
+    codes = torch.full((8, 64), 15, dtype=torch.uint8)
+    q = QTensor(codes, torch.ones(8, 1), torch.full((8, 1), 8, dtype=torch.uint8), spec)
+    packed_weight(q)
+    codes[3, 5] = 16
+    with pytest.raises(ValueError, match=r"codes reach 16.*ends at 15"):
+        packed_weight(q)
