@@ -13,10 +13,9 @@ from torch import Tensor
 
 from omniq.errors import UnsupportedError
 from omniq.kernels.cpu import TYPES, multiply
-from omniq.kernels.cpu_layout import packed_weight
+from omniq.kernels.cpu_layout import lines_of, packed_weight, stored_bits
 from omniq.kernels.dispatch import KERNELS
 from omniq.kernels.native import cpu_library
-from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec
 
 pytestmark = needs_library
@@ -73,10 +72,8 @@ def test_what_lies_in_the_padding_does_not_matter(scheme: str, isa: str, use_isa
     spec, shape = LinearSpec.parse(scheme), (70, 160)
     q, x = random_weight(spec.weight, shape), random_rows(5, 160)
     packed = packed_weight(q)
-    full = QTensor(
-        torch.full(shape, 255 if q.spec.bits > 4 else q.spec.qmax, dtype=torch.uint8), *(2 * [q.zeros]), q.spec
-    )
-    used = packed_weight(full)["lines"]
+    width = stored_bits(q.spec.bits)
+    used = lines_of(torch.full(shape, 2**width - 1, dtype=torch.uint8), q.scales.shape[1], width)
     poisoned = packed | {"lines": packed["lines"] | ~used, "scales": packed["scales"].clone()}
     assert not torch.equal(poisoned["lines"], packed["lines"])
     poisoned["scales"][1, :, 6:] = float("nan")
