@@ -14,7 +14,6 @@ import argparse
 import csv
 import datetime
 import json
-import platform
 import resource
 import shutil
 import subprocess
@@ -26,7 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-CSV = Path(__file__).parent / "results" / "memory.csv"
+ROOT = Path(__file__).resolve().parents[1]
+CSV = ROOT / "benchmarks" / "results" / "memory.csv"
 SCHEME, SAMPLES, LENGTH = "W4A16g128", 4, 128
 PRESETS: dict[str, dict[str, Any]] = {"rtn": {}, "gptq": {}, "awq": {}, "omniquant": {"epochs": 1}}
 CONTROL = "whole model loaded"
@@ -134,17 +134,6 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{platform.machine()} {len(names)} x {names[0]}"
-
-
 def done_presets(model_bytes: int, limit: int) -> set[str]:
     """Presets with a row of this model and this limit."""
     if not CSV.is_file():
@@ -154,20 +143,11 @@ def done_presets(model_bytes: int, limit: int) -> set[str]:
     return {row["preset"] for row in rows if (row["model_bytes"], row["limit"]) == (str(model_bytes), str(limit))}
 
 
-def append_row(row: dict[str, Any]) -> None:
-    """Adds one row; the file is complete after every row."""
-    new = not CSV.is_file()
-    CSV.parent.mkdir(exist_ok=True)
-    with CSV.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def run_row(folder: Path, model_bytes: int, preset: str, limit: int) -> dict[str, Any]:
     """One preset in a process of its own; a failure is a row too, with the last line it said."""
     import torch
+
+    from omniq.bench.facts import commit, machine
 
     command = [sys.executable, __file__, "--child", preset, "--model", str(folder), "--limit", str(limit)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -188,14 +168,16 @@ def run_row(folder: Path, model_bytes: int, preset: str, limit: int) -> dict[str
         "error": "" if done.returncode == 0 else said,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "machine": _cpu_name(),
-        "commit": _git("describe", "--always", "--dirty") or "uncommitted",
+        "machine": machine(torch.device("cpu")),
+        "commit": commit(ROOT),
         "date": datetime.date.today().isoformat(),
     }
 
 
 def main() -> None:
     """Runs what is missing, row by row."""
+    from omniq.bench.facts import append_rows
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=28, help="decoder blocks; 28 make 3.1 GB")
     parser.add_argument("--limit", type=int, default=2_500_000_000, help="bytes of address space")
@@ -214,7 +196,7 @@ def main() -> None:
             if preset in done_presets(model_bytes, args.limit):
                 continue
             row = run_row(folder, model_bytes, preset, args.limit)
-            append_row(row)
+            append_rows(CSV, [row])
             print(", ".join(f"{key} {row[key]}" for key in list(row)[:13]), flush=True)
             for made in (folder.parent / preset, folder.parent / f".{preset}.omniq"):
                 shutil.rmtree(made, ignore_errors=True)

@@ -12,7 +12,6 @@ import argparse
 import csv
 import datetime
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -21,7 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-CSV = Path(__file__).parent / "results" / "quality.csv"
+ROOT = Path(__file__).resolve().parents[1]
+CSV = ROOT / "benchmarks" / "results" / "quality.csv"
 WINDOWS, LENGTH, SAMPLES = 12, 512, 32
 # Few epochs at a high rate: chosen by the calibration loss of SmolLM2's first two blocks at W3A16g64 (3 epochs at
 # 0.01, 0.03, 0.06 end at 0.0377, 0.0258, 0.0224 of the target's power), never on the evaluation text.
@@ -80,6 +80,7 @@ def measured(run: Run, model: Path, data: Path) -> dict[str, Any]:
     """Quantises and evaluates one row through the public pipeline; plain values."""
     import torch
 
+    from omniq.bench.facts import commit, machine
     from omniq.calibrate.data import DataSpec
     from omniq.eval.windows import EvalSpec
     from omniq.pipeline import quantize
@@ -104,8 +105,8 @@ def measured(run: Run, model: Path, data: Path) -> dict[str, Any]:
         "cpu_seconds": round(marks[-1] - began, 1),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "machine": f"{platform.machine()} {_cpu_name()}",
-        "commit": _commit(),
+        "machine": machine(torch.device("cpu")),
+        "commit": commit(ROOT),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -115,40 +116,12 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _cpu_name() -> str:
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{len(names)} x {names[0]}"
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    )
-    return done.stdout.strip() or "uncommitted"
-
-
 def read_rows() -> list[dict[str, str]]:
     """The rows measured so far."""
     if not CSV.is_file():
         return []
     with CSV.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def append_row(run: Run, facts: dict[str, Any]) -> None:
-    """Adds one row; the file is complete after every row."""
-    row = asdict(run) | {"options": json.dumps(run.options, sort_keys=True)} | facts
-    new = not CSV.is_file()
-    CSV.parent.mkdir(exist_ok=True)
-    with CSV.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def done_keys() -> set[str]:
@@ -225,7 +198,9 @@ def _run_row(run: Run, args: argparse.Namespace) -> None:
     if done.returncode:
         sys.exit(f"the row failed with exit code {done.returncode}; run the script again to go on")
     facts = json.loads(done.stdout.splitlines()[-1])
-    append_row(run, facts)
+    from omniq.bench.facts import append_rows
+
+    append_rows(CSV, [asdict(run) | {"options": json.dumps(run.options, sort_keys=True)} | facts])
     print(
         f"  KL {facts['kl']:.4f}, perplexity {facts['ppl']:.2f}, {facts['cpu_seconds']:.0f} CPU s",
         flush=True,

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from omniq.errors import UnsupportedError
 from omniq.grid import quantize_tokens
 from omniq.kernels.cpu_layout import PANEL, packed_shapes, packed_weight, stored_bits
 from omniq.kernels.dispatch import KERNELS
 from omniq.kernels.native import cpu_bfloat16, cpu_library
+from omniq.kernels.shared_library import TYPES, check_scales
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, QuantSpec
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 EXACT = {torch.float32: 4, torch.bfloat16: 3, torch.float16: 3}
 ROUNDED = dict.fromkeys(TYPES, 1)
 """Digits of a value, by dtype."""
@@ -49,8 +48,7 @@ class Cpu:
 
     def prepack(self, q: QTensor, spec: LinearSpec) -> dict[str, Tensor]:
         """QTensor -> the layout of cpu_layout.py."""
-        if q.scales.dtype not in TYPES:
-            raise UnsupportedError(f"scales are {q.scales.dtype}; the CPU kernels take float32, bfloat16 and float16")
+        check_scales(q)
         packed = packed_weight(q)
         return packed | {"lines": on_large_pages(packed["lines"])}
 
@@ -60,15 +58,9 @@ class Cpu:
         check_input(x, k)
         check_packed(packed, spec.weight, n, k)
         y = x.new_empty(x.shape[0], n)
-        if (
-            self.digits is EXACT
-            and spec.input is None
-            and x.shape[0] >= CROSSOVER
-            and x.dtype == torch.bfloat16
-            and cpu_bfloat16()
-        ):
-            return multiply_expanded(x, packed, spec, y)
-        if x.shape[0]:
+        if not self.approximate and gains_by_expanding(x, spec):
+            multiply_expanded(x, packed, spec, y)
+        elif x.shape[0]:
             multiply(x, packed, spec, self.digits[x.dtype], y)
         return y
 
@@ -85,6 +77,11 @@ class CpuInt8(Cpu):
         if spec.input is not None:
             return "the scheme quantises activations itself"
         return super().refuse(spec, shape, device)
+
+
+def gains_by_expanding(x: Tensor, spec: LinearSpec) -> bool:
+    """Whether torch's product of the expanded weight is faster for x (M, K), and no less exact than x's dtype."""
+    return spec.input is None and x.dtype == torch.bfloat16 and x.shape[0] >= CROSSOVER and cpu_bfloat16() is True
 
 
 def on_large_pages(lines: Tensor) -> Tensor:
@@ -144,8 +141,8 @@ def multiply(x: Tensor, packed: dict[str, Tensor], spec: LinearSpec, digits: int
     check_status(failed, spec, n, k)
 
 
-def multiply_expanded(x: Tensor, packed: dict[str, Tensor], spec: LinearSpec, y: Tensor) -> Tensor:
-    """y (M, N) filled with x (M, K) times the weight, expanded some panels at a time into torch's own product."""
+def multiply_expanded(x: Tensor, packed: dict[str, Tensor], spec: LinearSpec, y: Tensor) -> None:
+    """Fills y (M, N) with x (M, K) times the weight, expanded some panels at a time into torch's own product."""
     n, k = y.shape[1], x.shape[1]
     weight, library = weight_arguments(packed, spec.weight, n, k), cpu_library()[0]
     step = max(1, EXPANDED // (PANEL * k))
@@ -158,7 +155,6 @@ def multiply_expanded(x: Tensor, packed: dict[str, Tensor], spec: LinearSpec, y:
         )
         check_status(failed, spec, n, k)
         y[:, rows] = linear(x, home[: rows.stop - rows.start])
-    return y
 
 
 def weight_arguments(packed: dict[str, Tensor], spec: QuantSpec, n: int, k: int) -> tuple:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from omniq.kernels.cpu import TYPES
 from omniq.kernels.cpu_layout import stored_bits
 from omniq.kernels.native import cpu_library
+from omniq.kernels.shared_library import TYPES
 from omniq.spec import QuantSpec
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omniq.kernels.cpu import TYPES
 from omniq.kernels.native import cpu_library
+from omniq.kernels.shared_library import TYPES
 
 MOST_ROWS = 8
 """Up to here reading the weight takes longer than multiplying by it."""

@@ -11,7 +11,6 @@ import torch
 from omniq.kernels.shared_library import library_path, opened
 
 LIBRARY = "_cuda.so"
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 OLDEST = (8, 0)
 """Compute capability of the oldest devices that the library is built for."""
 

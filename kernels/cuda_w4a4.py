@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omniq.errors import UnsupportedError
 from omniq.grid import quantize_tokens
 from omniq.kernels.cuda_layout import SLAB, UNIT, packed_int4, packed_nibbles, whole_units
-from omniq.kernels.cuda_library import TYPES, CodesCall, device_refusal, place, run
+from omniq.kernels.cuda_library import CodesCall, device_refusal, place, run
 from omniq.kernels.cuda_wna16 import check_input
 from omniq.kernels.dispatch import KERNELS
+from omniq.kernels.shared_library import TYPES, check_scales
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec
 
@@ -45,8 +45,7 @@ class CudaW4A4:
 
     def prepack(self, q: QTensor, spec: LinearSpec) -> dict[str, Tensor]:
         """QTensor -> the layout of csrc/cuda/library/w4a4_gemm.cu."""
-        if q.scales.dtype not in TYPES:
-            raise UnsupportedError(f"scales are {q.scales.dtype}; the CUDA kernels take float32, bfloat16 and float16")
+        check_scales(q)
         return packed_int4(q)
 
     def apply(self, x: Tensor, packed: dict[str, Tensor], spec: LinearSpec) -> Tensor:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from omniq.errors import UnsupportedError
 from omniq.kernels.cuda_layout import COLUMNS, STEP, UNIT, packed_weight, steps, stored_bits, whole_units
-from omniq.kernels.cuda_library import TYPES, Call, cuda_library, device_refusal, place, run
+from omniq.kernels.cuda_library import Call, cuda_library, device_refusal, place, run
 from omniq.kernels.dispatch import KERNELS
+from omniq.kernels.shared_library import TYPES, check_scales
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, QuantSpec
 
@@ -47,8 +47,7 @@ class CudaWna16:
 
     def prepack(self, q: QTensor, spec: LinearSpec) -> dict[str, Tensor]:
         """QTensor -> the layout of cuda_layout.py."""
-        if q.scales.dtype not in TYPES:
-            raise UnsupportedError(f"scales are {q.scales.dtype}; the CUDA kernels take float32, bfloat16 and float16")
+        check_scales(q)
         return packed_weight(q)
 
     def apply(self, x: Tensor, packed: dict[str, Tensor], spec: LinearSpec) -> Tensor:

@@ -1,4 +1,4 @@
-"""Finding and opening the compiled libraries, which are called through ctypes."""
+"""What the compiled libraries share: how they are found and opened, and the number types that they know."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from omniq.errors import UnsupportedError
+from omniq.qtensor import QTensor
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""dtype -> its number on the other side of the C interface."""
 Signatures = Mapping[str, tuple[Any, Sequence[Any]]]
 """Function name -> (what it returns, what it takes), as ctypes types."""
 
@@ -33,3 +40,9 @@ def opened(
     except (OSError, AttributeError) as error:
         return None, f"the {what} library {path} does not load: {error}; install omniq again on this machine"
     return library, None
+
+
+def check_scales(q: QTensor) -> None:
+    """UnsupportedError for a weight whose scales are of a type that the libraries do not read."""
+    if q.scales.dtype not in TYPES:
+        raise UnsupportedError(f"scales are {q.scales.dtype}; compiled kernels take float32, bfloat16 and float16")

@@ -1,4 +1,4 @@
-"""Whole decoder blocks on the CPU library: norms, linears, rotary embedding and MLP of a block in two calls.
+"""Whole decoder blocks on the CPU library: norms, linears, rotary embedding, attention and MLP in three calls.
 
 A decoding step of a small model is some thirty operations a block, each shorter than the way to it from Python; for a
 prompt they are as many passes over memory. The block's own forward stays for what the library does not know: gradients,
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from omniq.kernels.cpu import TYPES, Cpu
+from omniq.kernels.cpu import Cpu
 from omniq.kernels.cpu_block import ACTIVATIONS, HEAD_STEP, LINEARS, NORMS, PackedBlock, PackedLayer, Shape
 from omniq.kernels.dispatch import KERNELS
+from omniq.kernels.shared_library import TYPES
 from omniq.models.adapter import Adapter, GatedBlock
 from omniq.nn import QuantLinear
 from omniq.origins import Origin, module_origins, tensor_origin, unchanged
@@ -28,10 +29,11 @@ def fuse_blocks(blocks: nn.ModuleList, adapter: Adapter | None, config: Any) -> 
     """Lets the library do every block of a loaded model; or the reason why it cannot."""
     if adapter is None or adapter.gated is None:
         return f"the architecture {config.model_type} has no table of its block"
-    reason = next((reason for block in blocks if (reason := refusal(block, adapter.gated, config))), None)
+    fused = [FusedBlock(block, adapter.gated, adapter.norm_offset, config) for block in blocks]
+    reason = next((step.parts.reason for step in fused if step.parts.reason), None)
     if reason is None:
-        for block in blocks:
-            block.forward = FusedBlock(block, adapter.gated, adapter.norm_offset, config)
+        for step in fused:
+            step.block.forward = step
     return reason
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from doubles import Rough
 from tiny import save_tiny
 from torch import Tensor
 
@@ -26,7 +27,6 @@ from omniq.cli import app
 from omniq.errors import ModelError, OutputError, UnsupportedError, UsageError
 from omniq.kernels.dispatch import KERNELS
 from omniq.nn import QuantLinear
-from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec
 
 CPU = torch.device("cpu")
@@ -561,27 +561,11 @@ def test_bench_decode_compares_a_packed_model_with_its_original(
 # How exact activations are ------------------------------------------------------------------------------------------
 
 
-class Rough:
-    """An approximate kernel that outbids every other."""
-
-    priority = 10**6
-    approximate = True
-
-    def refuse(self, spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str | None:
-        return None
-
-    def prepack(self, q: QTensor, spec: LinearSpec) -> dict[str, Tensor]:
-        return {"codes": q.codes}
-
-    def apply(self, x: Tensor, packed: dict[str, Tensor], spec: LinearSpec) -> Tensor:
-        return x.new_zeros(x.shape[0], packed["codes"].shape[0])
-
-
 @pytest.mark.parametrize("activations", ["exact", "int8"])
 def test_approximate_kernels_run_only_where_int8_activations_are_asked_for(
     folder: Path, activations: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(KERNELS._entries, "rough", Rough())
+    monkeypatch.setitem(KERNELS._entries, "rough", Rough(0))
     model = runtime.load(folder / "packed", activations=activations)
     found = {module.kernel for module in model.modules() if isinstance(module, QuantLinear)}
     assert (found == {"rough"}) == (activations == "int8")

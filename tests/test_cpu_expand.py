@@ -37,7 +37,7 @@ def test_it_is_taken_from_the_crossover_on_where_the_processor_multiplies_bfloat
 ) -> None:
     taken = []
     monkeypatch.setattr(cpu, "cpu_bfloat16", lambda: bfloat16)
-    monkeypatch.setattr(cpu, "multiply_expanded", lambda x, packed, spec, y: taken.append(x.shape[0]) or y)
+    monkeypatch.setattr(cpu, "multiply_expanded", lambda x, packed, spec, y: taken.append(x.shape[0]))
     for spec in (LinearSpec.parse("W4A16g32"), LinearSpec.parse("W4A8g32")):
         packed = Cpu().prepack(random_qtensor(spec.weight, (16, 32), torch.bfloat16), spec)
         for dtype, rows in itertools.product((torch.bfloat16, torch.float32), (cpu.CROSSOVER - 1, cpu.CROSSOVER)):

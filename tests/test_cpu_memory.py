@@ -12,10 +12,11 @@ from cpu_subjects import DTYPES, ISAS, needs_library, random_rows, random_weight
 from torch import Tensor
 
 from omniq.errors import UnsupportedError
-from omniq.kernels.cpu import TYPES, multiply
+from omniq.kernels.cpu import multiply
 from omniq.kernels.cpu_layout import lines_of, packed_weight, stored_bits
 from omniq.kernels.dispatch import KERNELS
 from omniq.kernels.native import cpu_library
+from omniq.kernels.shared_library import TYPES
 from omniq.spec import LinearSpec
 
 pytestmark = needs_library

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from doubles import Rough
 from torch import Tensor, nn
 
 from omniq.grid import encode, minmax_grid
@@ -233,24 +234,8 @@ def test_a_layer_that_is_not_traced_calls_its_kernel_and_not_the_operator(monkey
     assert torch.equal(module(x), expected)
 
 
-class Rough:
-    """A kernel that rounds more than the scheme says, and tells its runs apart by an answer of 7."""
-
-    priority = 10**6
-    approximate = True
-
-    def refuse(self, spec: LinearSpec, shape: tuple[int, int], device: torch.device) -> str | None:
-        return None
-
-    def prepack(self, q: QTensor, spec: LinearSpec) -> dict[str, Tensor]:
-        return {"codes": q.codes}
-
-    def apply(self, x: Tensor, packed: dict[str, Tensor], spec: LinearSpec) -> Tensor:
-        return x.new_full((x.shape[0], packed["codes"].shape[0]), 7)
-
-
 def test_an_approximate_kernel_is_taken_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KERNELS._entries, "rough", Rough())
+    monkeypatch.setitem(KERNELS._entries, "rough", Rough(7))
     q, spec = quantised("W4A16g32")
     assert QuantLinear(q, spec).kernel != "rough"
     module = QuantLinear(q, spec, approximate=True)
