@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from omniq.cli import app
 from omniq.kernels.native import cpu_isa, cpu_library
 
 DATA_VARIABLE = "OMNIQ_TEST_DATA"
@@ -40,3 +41,16 @@ def use_isa() -> Iterator[Callable[[str], None]]:
 
     yield use
     assert library.omniq_cpu_use_isa(widest.encode()) == 0
+
+
+@pytest.fixture
+def omniq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Runs a command line: (exit code, standard output, standard error)."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as leaving:
+            app.main(words)
+        return (leaving.value.code or 0, *capsys.readouterr())
+
+    return run

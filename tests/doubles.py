@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,3 +28,19 @@ class Rough:
 
     def apply(self, x: Tensor, packed: dict[str, Tensor], spec: LinearSpec) -> Tensor:
         return x.new_full((x.shape[0], packed["codes"].shape[0]), self.answer)
+
+
+class FakeClock:
+    """Time that passes only where a call says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def taking(self, seconds: float) -> Callable[..., None]:
+        def call(*_: object) -> None:
+            self.now += seconds
+
+        return call
