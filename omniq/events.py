@@ -1,4 +1,4 @@
-"""What a running quantisation tells whoever started it."""
+"""What long work, such as a quantisation or an audit, tells whoever started it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,17 @@ class Notice:
     text: str
 
 
-Event = Started | BlockDone | Notice
+@dataclass(frozen=True)
+class Step:
+    """Step `index` of `total` (from 1) of long work is finished after `seconds`; text: what it was, for people."""
+
+    index: int
+    total: int
+    text: str
+    seconds: float
+
+
+Event = Started | BlockDone | Notice | Step
 Listener = Callable[[Event], None]
 
 

@@ -61,6 +61,8 @@ def quantize_tables(model: nn.Module, bits: int, device: torch.device, approxima
         packed = {name: tensor.to(device) for name, tensor in made.items()}
     dtype, columns = embedding.weight.dtype, embedding.embedding_dim
     swap_linear(model, names[embedding], QuantEmbedding(packed, kernel, spec, columns, dtype, factor))
+    # Whoever asks transformers to tie weights once more, as lm-eval does, would be told that they are gone.
+    model.config.tie_word_embeddings = False
 
 
 def row_factor(embedding: nn.Module) -> Tensor | None:

@@ -491,14 +491,16 @@ def test_eval_asks_for_a_text(omniq) -> None:
 # What can be chosen ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["presets", "formats", "kernels", "models"])
+@pytest.mark.parametrize("kind", ["presets", "formats", "kernels", "models", "sources"])
 def test_lists_hold_every_entry_of_their_registry(kind: str, omniq) -> None:
     from omniq.calibrate.method import METHODS
     from omniq.formats.base import FORMATS
     from omniq.kernels.dispatch import KERNELS
+    from omniq.knowledge.source import SOURCES
     from omniq.models.adapter import ADAPTERS
 
-    registry = {"presets": METHODS, "formats": FORMATS, "kernels": KERNELS, "models": ADAPTERS}[kind]
+    registries = {"presets": METHODS, "formats": FORMATS, "kernels": KERNELS, "models": ADAPTERS, "sources": SOURCES}
+    registry = registries[kind]
     rows = json.loads(omniq("list", kind, "--json").out)[kind]
     assert set(registry) <= {row["name"] for row in rows}
     text = omniq("list", kind).out

@@ -17,14 +17,15 @@ FOLDERS = {"omniq": "omniq", "kernels": "omniq.kernels", "calibrate": "omniq.cal
 LAYERS = (
     ("errors",),
     ("registry", "spec", "text", "events"),
-    ("qtensor", "header", "origins"),
+    ("qtensor", "header", "origins", "knowledge"),
     ("grid", "checkpoint", "source", "digests"),
     ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing"),
     ("calibrate", "nn", "eval", "hf"),
     ("recipe", "report", "assemble", "work", "decoding", "tables"),
     ("card", "planning", "verification", "runtime", "demo"),
-    ("job", "bench"),
-    ("pipeline",),
+    ("job", "bench", "subject", "harness"),
+    ("pipeline", "unlearn"),
+    ("audit",),
     ("cli",),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
@@ -43,10 +44,11 @@ ONLY = {
     "typer": {"cli"},
     "click": {"cli"},
     "triton": {"kernels"},
-    "matplotlib": {"bench"},
+    "matplotlib": {"bench", "audit"},
+    "lm_eval": {"harness"},
     "llama_cpp": {"bench"},
 }
-WITHOUT_TORCH = {"errors", "registry", "spec", "text", "events", "models", "recipe", "report"}
+WITHOUT_TORCH = {"errors", "registry", "spec", "text", "events", "models", "recipe", "report", "knowledge"}
 
 
 def unit(module: str) -> str:

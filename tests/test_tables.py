@@ -59,6 +59,14 @@ def test_tied_tables_are_held_once(tmp_path: Path) -> None:
     assert [t.data_ptr() for t in embedding.packed().values()] == [t.data_ptr() for t in head.packed().values()]
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_tying_weights_again_leaves_rounded_tables_as_they_are(model: nn.Module, bits: int) -> None:
+    quantize_tables(model, bits, CPU)
+    ids, expected = tokens(1, 7), logits(model, tokens(1, 7))
+    model.tie_weights()
+    torch.testing.assert_close(logits(model, ids), expected, rtol=0, atol=0)
+
+
 def test_a_cast_of_the_model_changes_the_rows_and_not_the_table(model: nn.Module) -> None:
     quantize_tables(model, 8, CPU)
     embedding, ids = model.get_input_embeddings(), tokens(1, 7)

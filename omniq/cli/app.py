@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from omniq import __version__
-from omniq.cli import bench_decode, bench_kernels, fetch_demo, generate, info, quantize
+from omniq.cli import (
+    audit,
+    bench_decode,
+    bench_kernels,
+    export_lm_eval,
+    fetch_demo,
+    generate,
+    info,
+    make_subject,
+    quantize,
+    unlearn,
+)
 from omniq.cli import eval as eval_command
 from omniq.cli import list as list_command
 from omniq.errors import OmniqError, OutputError
@@ -31,6 +42,12 @@ app = typer.Typer(
 app.command("quantize", no_args_is_help=True)(quantize.command)
 app.command("eval", no_args_is_help=True)(eval_command.command)
 app.command("generate", no_args_is_help=True)(generate.command)
+audits = typer.Typer(invoke_without_command=True, no_args_is_help=True)
+audits.callback()(audit.command)
+audits.command("make-subject", no_args_is_help=True)(make_subject.make_subject)
+audits.command("export-lm-eval", no_args_is_help=True)(export_lm_eval.command)
+app.add_typer(audits, name="audit")
+app.command("unlearn", no_args_is_help=True)(unlearn.command)
 app.command("info")(info.command)
 app.command("list", no_args_is_help=True)(list_command.command)
 bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine: single kernels, or whole models.")

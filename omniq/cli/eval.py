@@ -1,21 +1,28 @@
-"""omniq eval: perplexity, distance from the original, and size of a quantised checkpoint."""
+"""omniq eval: perplexity, distance from the original, scores on tasks, and size of a quantised checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omniq.cli import options as o
-from omniq.errors import DataError
+from omniq.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from omniq.eval.windows import EvalSpec
+    from omniq.harness.tasks import Tasks, TaskScore
 
 
 def command(
     checkpoint: o.Checkpoint,
     text: o.Text = None,
+    tasks: o.Tasks = None,
     against: o.Against = None,
+    include_path: o.IncludePath = None,
+    limit: o.Limit = None,
     windows: o.Windows = 0,
     length: o.WindowLength = 512,
     batch: o.Batch = 1,
@@ -27,52 +34,103 @@ def command(
     trust_remote_code: o.TrustRemoteCode = False,
     as_json: o.Json = False,
 ) -> None:
-    """Measure a quantised model: perplexity on a text, KL and top-1 agreement with the original, and size."""
+    """Measure a quantised model: perplexity on a text, KL and top-1 agreement with the original, tasks, and size."""
     from omniq.cli.torch_options import device_named, dtype_named
     from omniq.eval.windows import EvalSpec
 
-    if text is None:
+    if text is None and tasks is None:
         raise DataError(
-            "omniq eval needs a text to measure on; give one with --text FILE, for example the WikiText-2 test split"
+            "omniq eval needs something to measure on; give a text with --text FILE, for example the WikiText-2 test "
+            "split, or tasks of lm-evaluation-harness with --tasks A,B"
         )
-    spec = EvalSpec(text, windows, length, batch)
+    spec = EvalSpec(text, windows, length, batch) if text else None
+    asked = tasks_named(tasks, include_path, limit, batch)
     place = (device_named(device), dtype_named(dtype), activations, embed_bits)
-    result = measured(checkpoint, spec, place, against, revision, trust_remote_code)
+    result = measured(checkpoint, (spec, asked), place, against, revision, trust_remote_code)
     show(checkpoint, result, as_json)
 
 
+def tasks_named(names: str | None, include_path: Path | None, limit: int | None, batch: int) -> Tasks | None:
+    """The tasks that the options name, each of which exists; None where they name none."""
+    if names is None:
+        for option, value in (("--include-path", include_path), ("--limit", limit)):
+            if value is not None:
+                raise UsageError(f"{option} says something about tasks; name them with --tasks A,B")
+        return None
+    from omniq.harness.available import check_lm_eval
+
+    check_lm_eval()
+    from omniq.harness.tasks import HarnessSpec, found
+
+    listed = tuple(name.strip() for name in names.split(",") if name.strip())
+    return found(HarnessSpec(listed, include_path, limit, batch))
+
+
 def measured(
-    checkpoint: Path, spec: EvalSpec, place: tuple, against: str | None, revision: str | None, trust: bool
+    checkpoint: Path,
+    what: tuple[EvalSpec | None, Tasks | None],
+    place: tuple,
+    against: str | None,
+    revision: str | None,
+    trust: bool,
 ) -> dict[str, Any]:
     """Every figure by name; those that need the original only when `against` names it.
 
     place: device, dtype, how exact activations are, and the bits of the token table.
     """
     from omniq import hf, runtime
-    from omniq.cli.progress import counting
-    from omniq.eval.base import evaluate
     from omniq.eval.size import checkpoint_bytes
-    from omniq.eval.windows import protocol, windows
+    from omniq.eval.windows import windows
     from omniq.source import checked_folder
 
     hf.quiet()
     tokenizer = hf.load_tokenizer(checked_folder(checkpoint), trust_remote_code=trust)
-    taken = windows(spec, tokenizer)
+    spec, asked = what
+    taken = windows(spec, tokenizer) if spec else None
     device, dtype, activations, embed_bits = place
     cache = hf.cache_folder()
     folder = hf.resolve(against, revision=revision, trust_remote_code=trust, work=cache) if against else None
     quantised = runtime.load(
         checkpoint, device, dtype, activations=activations, embed_bits=embed_bits, trust_remote_code=trust
     )
-    original = None
-    if folder:
-        dense = hf.load_dense(folder, dtype or "auto", trust_remote_code=trust)
-        original = runtime.forward_of(dense.to(device))
+    original = hf.load_dense(folder, dtype or "auto", trust_remote_code=trust).to(device) if folder else None
+    figures = quality(original, quantised, spec, taken, tokenizer) if spec else {}
+    if asked:
+        figures |= task_figures(asked, {"tasks": quantised, "tasks_original": original}, tokenizer)
+    return {**figures, "bytes": checkpoint_bytes(checkpoint), "bits_per_weight": bits_in(checkpoint)}
+
+
+def quality(
+    original: nn.Module | None, quantised: nn.Module, spec: EvalSpec, taken: Any, tokenizer: Any
+) -> dict[str, Any]:
+    """Perplexity and, beside the original, distance from it on the windows `taken` (B, T)."""
+    from omniq.cli.progress import counting
+    from omniq.eval.base import evaluate
+    from omniq.eval.windows import protocol
+    from omniq.runtime import forward_of
+
+    before = forward_of(original) if original else None
     with counting(len(taken), "window") as on_done:
-        rows = evaluate(original, runtime.forward_of(quantised), taken, spec.batch, on_done)
+        rows = evaluate(before, forward_of(quantised), taken, spec.batch, on_done)
     figures = {row.metric: row.value for row in rows}
-    sizes = {"bytes": checkpoint_bytes(checkpoint), "bits_per_weight": bits_in(checkpoint)}
-    return {**figures, "tokens": rows[0].n, "protocol": protocol(spec, taken, tokenizer), **sizes}
+    return {**figures, "tokens": rows[0].n, "protocol": protocol(spec, taken, tokenizer)}
+
+
+def task_figures(asked: Tasks, models: Mapping[str, nn.Module | None], tokenizer: Any) -> dict[str, Any]:
+    """What each model that is there scores: task -> metric -> value, stderr and number of items, by its key."""
+    from omniq.harness.tasks import protocol
+
+    found = {key: asked.scores(model, tokenizer=tokenizer) for key, model in models.items() if model is not None}
+    return {**{key: nested(scores) for key, scores in found.items()}, "tasks_protocol": protocol(asked.spec)}
+
+
+def nested(scores: Sequence[TaskScore]) -> dict[str, dict[str, Any]]:
+    """Scores as task -> metric -> value, stderr and n."""
+    result: dict[str, dict[str, Any]] = {}
+    for score in scores:
+        values = {"value": score.value, "stderr": score.stderr, "n": score.n}
+        result.setdefault(score.task, {})[score.metric] = values
+    return result
 
 
 def bits_in(checkpoint: Path) -> float | None:
@@ -86,11 +144,33 @@ def bits_in(checkpoint: Path) -> float | None:
 def show(checkpoint: Path, result: dict[str, Any], as_json: bool) -> None:
     """The figures on standard output."""
     from omniq.cli.quantize import quality_pairs
-    from omniq.cli.render import print_json, print_pairs
+    from omniq.cli.render import print_json, print_pairs, print_table
     from omniq.eval.size import human_bytes
 
     if as_json:
         return print_json({"checkpoint": str(checkpoint), **result})
-    quality = quality_pairs(*(result.get(key) for key in ("ppl_original", "ppl", "kl", "top1")), result["protocol"])
+    pairs = []
+    if "ppl" in result:
+        pairs = quality_pairs(*(result.get(key) for key in ("ppl_original", "ppl", "kl", "top1")), result["protocol"])
     bits = "" if result["bits_per_weight"] is None else f", {result['bits_per_weight']:.2f} bits per quantised weight"
-    print_pairs(str(checkpoint), [*quality, ("size", human_bytes(result["bytes"]) + bits)])
+    print_pairs(str(checkpoint), [*pairs, ("size", human_bytes(result["bytes"]) + bits)])
+    if "tasks" in result:
+        print_table(result["tasks_protocol"], *task_table(result["tasks"], result.get("tasks_original")))
+    return None
+
+
+def task_table(ours: Mapping[str, Any], original: Mapping[str, Any] | None) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of task scores, those of the original beside them where it was asked too."""
+    columns = ["task", "metric", *(["original"] if original else []), "quantised", "items"]
+    rows = []
+    for task, metrics in ours.items():
+        for metric, values in metrics.items():
+            before = [with_error(original[task][metric])] if original else []
+            rows.append([task, metric, *before, with_error(values), str(values["n"] or "")])
+    return columns, rows
+
+
+def with_error(values: Mapping[str, Any]) -> str:
+    """'0.4123 ± 0.0213', without the error where there is none."""
+    error = "" if values["stderr"] is None else f" ± {values['stderr']:.4f}"
+    return f"{values['value']:.4f}{error}"

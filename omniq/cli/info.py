@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +64,8 @@ def machine_info() -> dict[str, Any]:
 
 def version(package: str) -> str:
     """The installed version, or that there is none."""
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -21,13 +21,16 @@ class Kind(str, Enum):
     formats = "formats"
     kernels = "kernels"
     models = "models"
+    unlearners = "unlearners"
+    sources = "sources"
+    evaluators = "evaluators"
 
 
 def command(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="presets, formats, kernels or models.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=", ".join(kind.value for kind in Kind) + ".")],
     as_json: o.Json = False,
 ) -> None:
-    """List the presets, formats, kernels or model architectures that omniq knows."""
+    """List what can be chosen: presets, formats, kernels, architectures, and what audits and unlearning are made of."""
     from omniq.cli.render import print_json, print_table, text
 
     rows = LISTS[kind]()
@@ -82,9 +85,51 @@ def models() -> list[Row]:
     ]
 
 
+def sources() -> list[Row]:
+    """Where the questions of an audit come from, as written after --data."""
+    from omniq.knowledge.source import SOURCES
+
+    return [
+        {
+            "name": name,
+            "what it is": source.summary,
+            "write": f"{name}:{source.argument}" if source.argument else name,
+        }
+        for name, source in SOURCES.items()
+    ]
+
+
+def unlearners() -> list[Row]:
+    """The unlearning methods, with their options and defaults."""
+    from omniq.unlearn.method import UNLEARNERS
+
+    return [
+        {"name": name, "what it does": kind.summary, "options": _defaults(kind), "learning rate": f"{kind.lr:g}"}
+        for name, kind in UNLEARNERS.items()
+    ]
+
+
+def evaluators() -> list[Row]:
+    """What an audit can measure."""
+    from omniq.audit.base import EVALUATORS
+
+    return [
+        {
+            "name": name,
+            "what it measures": evaluator.summary,
+            "metrics": ", ".join(metric.name for metric in evaluator.metrics),
+            "cost": evaluator.cost,
+        }
+        for name, evaluator in EVALUATORS.items()
+    ]
+
+
 LISTS: dict[Kind, Callable[[], list[Row]]] = {
     Kind.presets: presets,
     Kind.formats: formats,
     Kind.kernels: kernels,
     Kind.models: models,
+    Kind.unlearners: unlearners,
+    Kind.sources: sources,
+    Kind.evaluators: evaluators,
 }

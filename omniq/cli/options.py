@@ -169,7 +169,24 @@ Windows = Annotated[
     int, typer.Option("--windows", help="Windows of the text, spread evenly; 0: all.", rich_help_panel=CHECK)
 ]
 WindowLength = Annotated[int, typer.Option("--length", help="Tokens per window.", rich_help_panel=CHECK)]
-Batch = Annotated[int, typer.Option("--batch", help="Windows run at a time.", rich_help_panel=CHECK)]
+Batch = Annotated[
+    int, typer.Option("--batch", help="Windows, or items of a task, run at a time.", rich_help_panel=CHECK)
+]
+Tasks = Annotated[
+    str | None,
+    option(
+        "--tasks",
+        panel=CHECK,
+        metavar="A,B,...",
+        help="Tasks of lm-evaluation-harness to score, by name, group or pattern.",
+    ),
+]
+IncludePath = Annotated[
+    Path | None, option("--include-path", panel=CHECK, metavar="DIR", help="Folder with tasks of your own for --tasks.")
+]
+Limit = Annotated[
+    int | None, option("--limit", panel=CHECK, default="all", help="Only the first so many items of each task.")
+]
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)]
 DType = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)]

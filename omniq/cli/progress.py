@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from omniq.events import BlockDone, Event, Notice, Started
+from omniq.events import BlockDone, Event, Notice, Started, Step
 
 SECONDS_BETWEEN_LINES = 20
 
@@ -98,6 +98,8 @@ class ProgressReport(AbstractContextManager):
             self.console.print(f"[yellow]note:[/yellow] {escape(event.text)}")
         elif isinstance(event, Started):
             self._started(event)
+        elif isinstance(event, Step):
+            self._line(f"{event.index}/{event.total} {event.text}, {duration(event.seconds)}")
         else:
             self._block_done(event)
 

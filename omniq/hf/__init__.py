@@ -1,13 +1,14 @@
 """All that touches transformers: models opened for calibration, dense models, tokenizers, GGUF files."""
 
 from omniq.hf.cache import growing_cache
-from omniq.hf.files import check_tokenizer, convert_gguf, load_dense, load_tokenizer, quiet, resolve
+from omniq.hf.files import VERSION, check_tokenizer, convert_gguf, load_dense, load_tokenizer, quiet, resolve
 from omniq.hf.model import OpenModel, open_model
 from omniq.hf.skeleton import ATTENTION, build_skeleton
 from omniq.source import cache_folder, offline
 
 __all__ = [
     "ATTENTION",
+    "VERSION",
     "OpenModel",
     "build_skeleton",
     "cache_folder",

@@ -22,6 +22,7 @@ from omniq.hf.checks import NONSENSE, causal_config, check_remote_code, first_li
 from omniq.source import config_values, file_digest, located
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+VERSION = transformers.__version__
 TOKENIZER_FILES = (*VOCABULARIES, "*.tiktoken")
 
 

@@ -1,0 +1,1 @@
+"""The sections of the HTML report, and what they are built from."""
