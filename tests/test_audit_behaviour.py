@@ -271,9 +271,7 @@ def test_model_utility_needs_all_nine_parts() -> None:
 
 def test_scores_are_shared_between_evaluators_but_never_between_models() -> None:
     knowledge = one(replace(QUESTION, choices=("Oslo", "Lima"), answer_index=0))
-    first, second = (
-        StubSubject(scores=given(Oslo=p, Kristiania=0.2, Lima=0.1, Quito=0.4)) for p in (0.6, 0.05)
-    )
+    first, second = (StubSubject(scores=given(Oslo=p, Kristiania=0.2, Lima=0.1, Quito=0.4)) for p in (0.6, 0.05))
     context = make_context(knowledge)
     observe("qa_ll", first, context)
     asked = list(first.scored)
@@ -355,9 +353,7 @@ def test_options_of_one_token_cost_one_pass_and_score_the_same() -> None:
 
 def test_options_of_several_tokens_are_summed() -> None:
     subject = StubSubject(scores=likes("x"))
-    np.testing.assert_allclose(
-        option_logp(subject, ["p"], ["x x", "y"]), [[2 * math.log(0.8), math.log(0.1)]]
-    )
+    np.testing.assert_allclose(option_logp(subject, ["p"], ["x x", "y"]), [[2 * math.log(0.8), math.log(0.1)]])
 
 
 def choosing(letter: str | None) -> StubSubject:

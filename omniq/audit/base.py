@@ -85,7 +85,8 @@ Found = list[Measurement | Missing]
 class Settings:
     """What a preset decides. items: at most so many of a split, by form; a form that is not named is kept whole.
 
-    studied: the same for items that a probe learns from. answer_tokens: written at most per answer. text_tokens: scored at most of a document. probe_layers: at most so many
+    studied: the same for items that a probe learns from.
+    answer_tokens: written at most per answer. text_tokens: scored at most of a document. probe_layers: at most so many
     layers, spread evenly; 0 takes all. relearn_steps: at which relearning is looked at. resamples: of the bootstrap.
     """
 
@@ -125,6 +126,11 @@ class Context:
     studied: Knowledge | None = None
     measured: dict[str, dict[str, Found]] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lessons(self) -> Knowledge:
+        """Items to learn from."""
+        return self.studied or self.knowledge
 
     def kept(self, key: str, make: Callable[[], T]) -> T:
         """What `make` gives, made once in an audit and shared by all models, such as probes of the original."""

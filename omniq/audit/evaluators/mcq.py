@@ -114,6 +114,4 @@ def incapable(original: Found, accuracy: Metric) -> str:
     return f"the original chooses right {right} of {asked} times, which luck alone may give"
 
 
-EVALUATORS.add("mcq")(
-    Evaluator(observe, "choices by letter and by text, gated by chance", TEXT + LETTER + TRUE_FALSE)
-)
+EVALUATORS.add("mcq")(Evaluator(observe, "choices by letter and by text, gated by chance", TEXT + LETTER + TRUE_FALSE))

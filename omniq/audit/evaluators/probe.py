@@ -84,7 +84,7 @@ class Origin:
 
 def observe(subject: Subject, context: Context) -> Found:
     """The five readings by layer and attribute, their summary, and in the full preset the two other positions."""
-    seed, knowledge = context.settings.seed, context.studied or context.knowledge
+    seed, knowledge = context.settings.seed, context.lessons
     study = at_question(knowledge, subject, seed)
     if not study.tasks:
         return [Missing(metric.name, "", why_none(study, knowledge.name)) for metric in MAIN]
@@ -215,7 +215,7 @@ def code_lengths(states: ndarray, tasks: Sequence[Task], context: Context, more:
     """How far the answers of each split can be compressed, of equally many people in all of them."""
     messages: dict[str, list[tuple[ndarray, int]]] = {}
     items: dict[str, list[str]] = {}
-    splits = [split for split in ("retain", "forget", "holdout") if (context.studied or context.knowledge).of(split, "qa")]
+    splits = [split for split in ("retain", "forget", "holdout") if context.lessons.of(split, "qa")]
     for task in tasks:
         count = min(len(task.own.at(split)) for split in splits)
         for split, rows in sent(task.own, count).items() if count >= FEWEST_SENT else ():
