@@ -123,9 +123,9 @@ class Context:
     tell: Callable[[str], object]
     control: str | None = None
     """The name of the quantised original that goes with a quantised model."""
-    studied: Knowledge | None = None
     measured: dict[str, dict[str, Found]] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
+    studied: Knowledge | None = None
 
     @property
     def lessons(self) -> Knowledge:
