@@ -30,7 +30,7 @@ SPLIT_WORDS = {
 KEY_SPLITS = ("forget", "retain", "world")
 
 GATE_WORDS = {
-    "floor": "the value is at the floor, so it cannot show a loss",
+    "floor": "not even the original is above chance here, so the value can show neither loss nor recovery",
     "no_capability": "the original cannot do this task, so the value says nothing",
     "collapsed": "the model no longer writes sensible text, so the value says nothing",
 }
