@@ -58,6 +58,57 @@ def test_scores_are_the_models_own_log_probabilities(name: str) -> None:
         assert [bool(rank == 0) for rank in scored.rank] == (rows.argmax(-1).numpy() == after).tolist()
 
 
+SIBLINGS = [(prompt, answer) for prompt, _ in PAIRS for _, answer in PAIRS] + [PAIRS[0], ("", "a text by itself")]
+
+
+@pytest.mark.parametrize("budget", [1, 40, 4096])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "opt", "gpt_neox", "mixtral"])
+def test_answers_that_share_a_prompt_score_as_each_by_itself(name: str, budget: int) -> None:
+    together, alone = subject(name, budget), subject(name)
+    single = [alone.score([pair], moments=True)[0] for pair in SIBLINGS]
+    for one, other in zip(together.score(SIBLINGS, moments=True), single, strict=True):
+        assert (one.ids.tolist(), one.rank.tolist()) == (other.ids.tolist(), other.rank.tolist())
+        for field in ("logp", "mean", "deviation"):
+            np.testing.assert_allclose(getattr(one, field), getattr(other, field), atol=2e-5)
+
+
+def test_a_prompt_is_computed_once_for_all_its_answers() -> None:
+    asked, tokens = subject(), []
+    asked.model.register_forward_pre_hook(
+        lambda _, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    prompt, answers = PAIRS[0][0], [answer for _, answer in PAIRS]
+    asked.score([(prompt, answer) for answer in answers])
+    longest = max(len(asked.tokens(answer)) for answer in answers)
+    assert tokens == [len(asked.start(prompt)), len(answers) * (longest - 1)]
+
+
+class Forgetful(torch.nn.Module):
+    """A model whose cache isn't one of keys and values."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The inner model's."""
+        return self.model.get_input_embeddings()
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> object:
+        """The inner model's output without its cache."""
+        out = self.model(input_ids=input_ids, use_cache=False)
+        out.past_key_values = None
+        return out
+
+
+def test_a_model_without_a_cache_to_share_is_asked_answer_by_answer() -> None:
+    plain, asked = subject(), subject()
+    asked.model = Forgetful(asked.model)
+    for one, other in zip(asked.score(SIBLINGS), plain.score(SIBLINGS), strict=True):
+        np.testing.assert_allclose(one.logp, other.logp, atol=2e-5)
+    assert not asked.shares_prompts
+
+
 def test_scores_do_not_depend_on_the_batches() -> None:
     together, alone = subject(budget=4096), subject(budget=1)
     for a, b in zip(together.score(PAIRS, moments=True), alone.score(PAIRS, moments=True), strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omniq.errors import DataError
 from omniq.structure import blocks_path
+from omniq.subject.prefix import group_batches, grouped, scored_groups
 from omniq.subject.scoring import Encoded, Scored, batches, keeps_logits, scored_batch
 from omniq.subject.template import Template
 from omniq.text import leading
@@ -31,6 +32,7 @@ class Subject:
     template: Template
     label: str = ""
     batch_tokens: int = BATCH_TOKENS
+    shares_prompts: bool = field(init=False, default=True)
 
     @property
     def device(self) -> torch.device:
@@ -70,11 +72,28 @@ class Subject:
         """
         encoded = [self.encode(prompt, answer).cut(limit) for prompt, answer in pairs]
         results: list[Scored | None] = [None] * len(encoded)
-        for indices in batches(encoded, self.batch_tokens):
-            found = scored_batch(self.model, [encoded[i] for i in indices], self.device, moments)
+        groups, single = grouped(encoded)
+        for places in group_batches([[encoded[i] for i in group] for group in groups], self.batch_tokens):
+            batch = [groups[place] for place in places]
+            found = self._scored_groups([[encoded[i] for i in group] for group in batch], moments)
+            if found is None:
+                single += [i for group in batch for i in group]
+                continue
+            for group, answers in zip(batch, found, strict=True):
+                for index, scored in zip(group, answers, strict=True):
+                    results[index] = scored
+        rest = [encoded[i] for i in single]
+        for indices in batches(rest, self.batch_tokens):
+            found = scored_batch(self.model, [rest[i] for i in indices], self.device, moments)
             for index, scored in zip(indices, found, strict=True):
-                results[index] = scored
+                results[single[index]] = scored
         return results
+
+    def _scored_groups(self, groups: list[list[Encoded]], moments: bool) -> list[list[Scored]] | None:
+        """Groups of answers that share a prompt, or None once the model has shown that it can't share one."""
+        found = scored_groups(self.model, groups, self.device, moments) if self.shares_prompts else None
+        self.shares_prompts = found is not None
+        return found
 
     def ask(self, questions: Sequence[tuple[str, str]]) -> list[Scored]:
         """(question, answer) pairs put through the template -> Scored of the answer's tokens."""

@@ -68,13 +68,13 @@ def scored_batch(
     inside = torch.zeros(len(rows), width - 1 - first, dtype=torch.bool, device=device)
     for index, row in enumerate(rows):
         inside[index, row.prompt - 1 - first : len(row.ids) - 1 - first] = True
-    columns = _columns(logits[inside], ids[:, first + 1 :][inside], moments)
+    values = columns(logits[inside], ids[:, first + 1 :][inside], moments)
     sizes = [len(row.ids) - row.prompt for row in rows]
-    parts = [np.split(column, np.cumsum(sizes)[:-1]) for column in columns]
-    return [Scored(*values) for values in zip(*parts, strict=True)]
+    parts = [np.split(column, np.cumsum(sizes)[:-1]) for column in values]
+    return [Scored(*one) for one in zip(*parts, strict=True)]
 
 
-def _columns(logits: Tensor, targets: Tensor, moments: bool) -> list[np.ndarray]:
+def columns(logits: Tensor, targets: Tensor, moments: bool) -> list[np.ndarray]:
     """logits (M, V), targets (M,) -> ids, log-probability, rank and, when asked for, mean and deviation, each (M,)."""
     size = max(1, CHUNK_VALUES // logits.shape[1])
     found = [_chunk(*pair, moments) for pair in zip(logits.split(size), targets.split(size), strict=True)]
@@ -82,7 +82,7 @@ def _columns(logits: Tensor, targets: Tensor, moments: bool) -> list[np.ndarray]
 
 
 def _chunk(logits: Tensor, targets: Tensor, moments: bool) -> list[Tensor]:
-    """As _columns, of a few rows."""
+    """As columns, of a few rows."""
     log_p = log_probabilities(logits, "the model")
     chosen = log_p.gather(-1, targets.unsqueeze(-1))
     columns = [targets, chosen.squeeze(-1).double(), (log_p > chosen).sum(-1)]
