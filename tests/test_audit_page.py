@@ -373,10 +373,19 @@ def test_the_summary_says_the_verdict_and_the_key_figures_of_each_split() -> Non
     assert columns[:2] == ("model", "answers right (chance 0)")
     row = overall(made, "qa_gen", "contains", "forget")["unl_q"]
     assert rows[-1][1] == f"{row.value:.2f} [{row.ci_lo:.2f}, {row.ci_hi:.2f}]"
-    _, world = found["Key figures on world, with 95 % intervals"]
-    assert world[-1][2] == "N/A"
     for columns, rows in found.values():
         assert all(len(row) == len(columns or rows[0]) and all(isinstance(cell, str) for cell in row) for row in rows)
+
+
+def test_the_summary_shows_what_was_measured_and_what_is_not_zero_everywhere_first() -> None:
+    made = result()
+    zero = replace(made, rows=tuple(replace(r, value=0.0) if r.metric == "contains" else r for r in made.rows))
+    titles = {title: columns for title, columns, _ in summary.tables(zero)}
+    columns = titles["Key figures on forget, with 95 % intervals"]
+    assert not columns[1].startswith("answers right")
+    for title, columns, rows in summary.tables(made):
+        for place, _ in enumerate(columns[1:], 1):
+            assert any(row[place] != "N/A" for row in rows), (title, columns[place])
 
 
 def test_a_gate_stands_beside_its_value(no_plots: None) -> None:

@@ -16,7 +16,7 @@ Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 def tables(result: Result) -> list[Table]:
     """The verdicts, then one table for each split that has key figures."""
     splits = ((split, figures_of(result, split)) for split in KEY_SPLITS)
-    found = ((split, chosen(figures)) for split, figures in splits)
+    found = ((split, chosen(result, split, figures)) for split, figures in splits)
     return [*verdicts(result), *(figures(result, split, keys) for split, keys in found if keys)]
 
 
@@ -40,9 +40,11 @@ def verdicts(result: Result) -> list[Table]:
     ]
 
 
-def chosen(figures: tuple[KeyFigure, ...]) -> tuple[KeyFigure, ...]:
-    """The first figures of a split, in the order of DRAWN."""
-    return tuple(figure for metric in DRAWN for figure in figures if figure.metric == metric)[:MOST]
+def chosen(result: Result, split: str, figures: tuple[KeyFigure, ...]) -> tuple[KeyFigure, ...]:
+    """The first figures that have a value, in the order of DRAWN; those that are 0 for every model come last."""
+    values = {key: [row.value for row in overall(result, key.evaluator, key.metric, split).values()] for key in figures}
+    measured = [key for metric in DRAWN for key in figures if key.metric == metric and values[key]]
+    return tuple(sorted(measured, key=lambda key: not any(values[key])))[:MOST]
 
 
 def figures(result: Result, split: str, keys: tuple[KeyFigure, ...]) -> Table:

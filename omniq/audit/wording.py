@@ -67,6 +67,7 @@ class KeyFigure:
 
 KEY_FIGURES = (
     KeyFigure("qa_gen", "contains", "answers right", "share of questions whose written answer contains the right one"),
+    KeyFigure("qa_gen", "rouge_recall", "answer recall", "share of the right answer's words that the written one has"),
     KeyFigure("verbmem", "verbmem", "verbatim memory", "ROUGE-L of how the model continues a text with the original"),
     KeyFigure("knowmem", "knowmem", "knowledge memory", "ROUGE-L of answers given after solved examples"),
     KeyFigure("qa_ll", "prob", "answer probability", "probability of the right answer, per token"),
@@ -83,7 +84,7 @@ KEY_FIGURES = (
 )
 """In the order of the tables; those that a result does not have are left out."""
 
-DRAWN = ("contains", "verbmem", "knowmem", "es", "tr_prob_mean", "acc", "probe_r2f")
+DRAWN = ("contains", "rouge_recall", "verbmem", "knowmem", "es", "tr_prob_mean", "acc", "probe_r2f")
 """Metrics of key figures for plots that have no room for all, the first ones first."""
 
 
