@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CSV = ROOT / "benchmarks" / "results" / "knowledge.csv"
 OMNIQUANT = {"epochs": 2, "lwc_lr": 0.06}
 PRESETS: dict[str, dict[str, Any]] = {"rtn": {}, "gptq": {}, "awq": {}, "omniquant": OMNIQUANT}
-SAMPLES, LENGTH = 12, 512
+SAMPLES, LENGTH = 8, 512
 FACT_BITS, UNLEARNED_BITS = (8, 4, 3, 2), (8, 4, 3)
 TEACH = ["--epochs", "6", "--lr", "2e-4"]
 UNLEARN = {"grad_diff": "1e-5", "npo": "2e-5", "idk": "2e-5", "rmu": "5e-5"}
@@ -132,11 +132,11 @@ def keep(audit: Audit, out: Path) -> None:
     import torch
 
     from omniq.audit.store import read_result
-    from omniq.bench.facts import append_rows, facts
+    from omniq.bench.facts import append_rows, commit, facts
 
     result = read_result(out / "audit.json")
     verdicts = {one.name: one for one in result.verdicts}
-    made = facts(torch.device("cpu"), "wall")
+    made = facts(torch.device("cpu"), "wall") | {"commit": commit(ROOT)}
     rows = []
     for row in result.rows:
         if row.metric in KEPT and (not row.attribute or row.split == "world") and row.layer is None:
