@@ -29,7 +29,14 @@ PRESETS: dict[str, dict[str, Any]] = {"rtn": {}, "gptq": {}, "awq": {}, "omniqua
 SAMPLES, LENGTH = 8, 512
 FACT_BITS, UNLEARNED_BITS = (8, 4, 3, 2), (8, 4, 3)
 TEACH = ["--epochs", "6", "--lr", "2e-4"]
-UNLEARN = {"grad_diff": "1e-5", "npo": "2e-5", "idk": "2e-5", "rmu": "5e-5"}
+# c: three times the length of the hidden states there, without which RMU changes nothing in this model.
+RMU = ["--set", "c=300", "--set", "alpha=10", "--set", "down_only=false"]
+UNLEARN = {
+    "npo": ["--lr", "2e-5"],
+    "rmu": ["--lr", "5e-4", *RMU],
+    "grad_diff": ["--lr", "2e-5"],
+    "idk": ["--lr", "2e-5"],
+}
 TRAINING = ["--template", "plain", "--batch-size", "16", "--bfloat16"]
 KEPT = ("rouge_recall", "contains", "prob", "mc_acc", "tr_prob_mean")
 COLUMNS = ("value", "ci_lo", "ci_hi", "chance", "delta_vs_orig_fp", "delta_vs_orig_fp_lo", "delta_vs_orig_fp_hi",
@@ -91,18 +98,21 @@ def make_subjects(audit: Audit, args: argparse.Namespace) -> None:
         source = ["--model", str(args.model), "--data", data(args.tofu), "--out", str(taught)]
         omniq("audit", "make-subject", *source, *TEACH, *TRAINING)
     if audit.unlearned and not (out := args.work / audit.unlearned).exists():
-        wanted = ["--method", audit.unlearned, "--lr", UNLEARN[audit.unlearned], "--epochs", "5"]
+        wanted = ["--method", audit.unlearned, *UNLEARN[audit.unlearned], "--epochs", "5"]
         omniq("unlearn", str(taught), "--data", data(args.tofu), *wanted, *TRAINING, "--out", str(out))
 
 
 def run_audit(audit: Audit, out: Path, reused: Path | None, args: argparse.Namespace) -> None:
-    """One call of omniq audit with all recipes."""
+    """One call of omniq audit with all recipes; on world with the models that the audit of facts made."""
     original = args.work / "original" if audit.unlearned else args.model
     words = ["--original", str(original), "--data", audit.data, "--evaluators", "qa_gen,qa_ll", "--out", str(out)]
     if audit.unlearned:
         words += ["--unlearned", str(args.work / audit.unlearned), "--template", "plain"]
     words += ["--items", str(args.items)]
-    for recipe in recipes(audit.bits, args):
+    made = sorted((args.work / "audit-facts" / "models").glob("*")) if audit.name == "world" else []
+    for folder in made:
+        words += ["--quantized", str(folder)]
+    for recipe in [] if made else recipes(audit.bits, args):
         words += ["--recipe", str(recipe)]
     omniq("audit", *words, *(["--reuse", str(reused)] if reused else []))
 

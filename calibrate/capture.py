@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,18 +19,30 @@ class _Reached(Exception):
     """Raised by the last block's stand-in: nothing after it needs to run."""
 
 
-class _Recorder(nn.Module):
-    """Stands in for a block: records its input and keyword arguments and hands the hidden states on."""
+class _StandIn(nn.Module):
+    """Stands in for a block and answers as it does: with a tensor, or a tuple that begins with one."""
 
-    def __init__(self, block: nn.Module, log: list[tuple[Tensor, Kwargs]], last: bool, as_tuple: bool) -> None:
+    def __init__(self, block: nn.Module, as_tuple: bool) -> None:
         super().__init__()
-        self.log, self.last, self.as_tuple = log, last, as_tuple
+        self.as_tuple = as_tuple
         self.facts = {k: v for k, v in vars(block).items() if isinstance(v, (str, bool, int))}
 
     def __getattr__(self, name: str) -> Any:
         # Some models read plain facts of a block, such as its attention type, before they call it.
         facts = self.__dict__.get("facts", {})
         return facts[name] if name in facts else super().__getattr__(name)
+
+    def answer(self, hidden: Tensor) -> Tensor | tuple[Tensor]:
+        """hidden (B, T, D), as the block would give it."""
+        return (hidden,) if self.as_tuple else hidden
+
+
+class _Recorder(_StandIn):
+    """Records its input and keyword arguments and hands the hidden states on."""
+
+    def __init__(self, block: nn.Module, log: list[tuple[Tensor, Kwargs]], last: bool, as_tuple: bool) -> None:
+        super().__init__(block, as_tuple)
+        self.log, self.last = log, last
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         if args:
@@ -40,16 +52,27 @@ class _Recorder(nn.Module):
         self.log.append((hidden.detach(), kwargs))
         if self.last:
             raise _Reached
-        return (hidden,) if self.as_tuple else hidden
+        return self.answer(hidden)
+
+
+class _Answer(_StandIn):
+    """Gives the same hidden states whatever it is called with."""
+
+    def __init__(self, block: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
+        super().__init__(block, as_tuple)
+        self.hidden = hidden
+
+    def forward(self, *_: Any, **__: Any) -> Tensor | tuple[Tensor]:
+        return self.answer(self.hidden)
 
 
 @contextmanager
-def _recording(blocks: nn.ModuleList, log: list[tuple[Tensor, Kwargs]], as_tuple: bool) -> Iterator[None]:
-    """Puts recorders in the place of all blocks for the time of the context."""
+def _replaced(blocks: nn.ModuleList, stand_ins: Sequence[nn.Module]) -> Iterator[None]:
+    """Puts a stand-in in the place of every block for the time of the context."""
     kept = list(blocks)
     try:
-        for i, block in enumerate(kept):
-            blocks[i] = _Recorder(block, log, last=i == len(kept) - 1, as_tuple=as_tuple)
+        for i, stand_in in enumerate(stand_ins):
+            blocks[i] = stand_in
         yield
     finally:
         for i, block in enumerate(kept):
@@ -64,7 +87,8 @@ def block_inputs(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> tuple[
     """
     for as_tuple in (False, True):
         log: list[tuple[Tensor, Kwargs]] = []
-        with _recording(blocks, log, as_tuple), torch.no_grad():
+        recorders = [_Recorder(block, log, block is blocks[-1], as_tuple) for block in blocks]
+        with _replaced(blocks, recorders), torch.no_grad():
             try:
                 model(input_ids=ids, use_cache=False)
             except _Reached:
@@ -79,6 +103,15 @@ def block_inputs(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> tuple[
         "the model does not hand hidden states from block to block in a way omniq knows "
         f"({len(log)} of {len(blocks)} blocks seen)"
     )
+
+
+def logits_after(model: nn.Module, blocks: nn.ModuleList, ids: Tensor, hidden: Tensor, as_tuple: bool) -> Tensor:
+    """ids (B, T), what the last block gives for them (B, T, D) -> logits (B, T, V), differentiable in `hidden`.
+
+    The parameters outside the blocks must hold real weights. as_tuple: whether the blocks answer with a tuple.
+    """
+    with _replaced(blocks, [_Answer(block, hidden, as_tuple) for block in blocks]):
+        return model(input_ids=ids, use_cache=False).logits
 
 
 def _without_cache(kwargs: Kwargs) -> Kwargs:
@@ -104,9 +137,15 @@ class BlockCalls:
         _same(self._kwargs.setdefault(hidden.shape[0], kwargs), kwargs)
 
     def forward(self, index: int, block: Callable[..., Any], hidden: Tensor) -> Tensor:
-        """hidden (b, T, D) -> the block's output (b, T, D); block is called as the model would call block `index`."""
+        """hidden (b, T, D) -> the block's output (b, T, D); block is called as the model would call block `index`.
+
+        Fewer sequences than were ever recorded together are filled up with the last one, whose copies are dropped.
+        """
+        count = hidden.shape[0]
+        if count not in self._kwargs:
+            hidden = torch.cat([hidden, hidden[-1:].expand(max(self._kwargs) - count, -1, -1)])
         out = block(hidden, **self._kwargs[hidden.shape[0]][index])
-        return out[0] if isinstance(out, tuple) else out
+        return (out[0] if isinstance(out, tuple) else out)[:count]
 
 
 def _same(known: list[Kwargs], seen: list[Kwargs]) -> None:

@@ -9,6 +9,7 @@ from omniq.registry import Registry
 from omniq.spec import LinearSpec
 
 if TYPE_CHECKING:
+    from omniq.calibrate.endtoend import EndToEnd
     from omniq.calibrate.view import BlockView
     from omniq.models.adapter import Adapter
 
@@ -21,6 +22,9 @@ class Method(Protocol):
 
     needs_data: bool
     """False when the method looks at the weights alone."""
+
+    finishing: EndToEnd | None
+    """What is tuned end to end after the last block, or None."""
 
     def refuse(self, spec: LinearSpec, adapter: Adapter | None) -> str | None:
         """Why this preset cannot serve the scheme or the architecture, or None; asked before any weight is read."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omniq.calibrate.capture import BlockCalls, block_inputs
+from omniq.calibrate.clips import clipped
 from omniq.calibrate.heads import Heads, heads_of
 from omniq.calibrate.method import Method
 from omniq.calibrate.view import BlockView, Trace, activation_grids, noting_reached
@@ -59,13 +60,17 @@ class Streams:
 
 @dataclass(frozen=True)
 class Settings:
-    """attention: grid of q, k, v inside attention. batch: sequences per forward. autocast: dtype of matrix products."""
+    """attention: grid of q, k, v inside attention. batch: sequences per forward. autocast: dtype of matrix products.
+
+    search_clips: choose the clip of every activation grid on what enters the block.
+    """
 
     batch: int = 1
     attention: ActSpec | None = None
     autocast: torch.dtype | None = None
     device: torch.device = torch.device("cpu")
     seed: int = 0
+    search_clips: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def embed(subject: Subject, ids: Tensor, settings: Settings) -> tuple[BlockCalls
     head = _head_names(subject.skeleton)
     names = [n for n, _ in subject.skeleton.named_parameters() if not n.startswith(subject.blocks + ".")]
     calls, parts = BlockCalls(settings.batch), []
-    with _materialized(subject.skeleton, [n for n in names if n not in head], _reader(subject), settings.device):
+    with materialized(subject.skeleton, [n for n in names if n not in head], checked_reader(subject), settings.device):
         for chunk in ids.split(settings.batch):
             hidden, kwargs = block_inputs(subject.skeleton, subject.modules(), chunk.to(settings.device))
             calls.record(hidden.cpu(), kwargs)
@@ -117,7 +122,7 @@ def _head_names(skeleton: nn.Module) -> set[str]:
     return {names[id(p)] for p in head.parameters() if id(p) in names}
 
 
-class _materialized:
+class materialized:
     """Gives named parameters real float32 values inside the context and puts the meta ones back after it.
 
     They are read one at a time: of the stored form there is never more than one tensor in memory.
@@ -167,11 +172,13 @@ def run(
     heads = subject.heads()
     for index in range(start, len(subject.modules())):
         began, module = time.perf_counter(), subject.modules()[index]
-        read = _reader(subject, f"{subject.blocks}.{index}.")
-        with _materialized(module, [leaf for leaf, _ in module.named_parameters()], read, settings.device):
+        read = checked_reader(subject, f"{subject.blocks}.{index}.")
+        with materialized(module, [leaf for leaf, _ in module.named_parameters()], read, settings.device):
             view = _view(subject, settings, heads, calls, index, streams)
             # A stream is as large as the whole text, so none is held longer than needed.
             streams = None
+            if settings.search_clips and view.inputs is not None:
+                view.specs = clipped(view)
             block = _quantized(view, method, read, began)
         del view
         streams = block.streams
@@ -179,7 +186,7 @@ def run(
         del block
 
 
-def _reader(subject: Subject, prefix: str = "") -> Read:
+def checked_reader(subject: Subject, prefix: str = "") -> Read:
     """Reads the parameters below `prefix`, without the prefix, and refuses those that are not numbers."""
     return lambda name: _checked(subject.read(prefix + name), prefix + name)
 

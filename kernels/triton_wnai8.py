@@ -128,6 +128,8 @@ class TritonWnAI8:
         """None for integer activations on CUDA with groups of a multiple of 32 columns."""
         if spec.input is None:
             return "multiplies integer activations, not floating point"
+        if spec.input.clip != 1:
+            return "spans the whole range of a token, and this scheme clips it"
         if run_length(spec.weight, shape[1], ELEMENT) is None:
             return f"needs a group size that is a multiple of 32, got {spec.weight.group_size}"
         if spec.weight.width(shape[1]) > LONGEST:

@@ -19,13 +19,16 @@ NOT_COPIED = ("config.json", "model.safetensors.index.json")
 
 
 def entries(source: Reader, blocks: list[Reader], replaced: set[str]) -> Iterator[Source]:
-    """Every tensor of the finished checkpoint: the source's own but for `replaced`, then those of the blocks."""
+    """Every tensor of the finished checkpoint: the source's own but for `replaced`, then those of the blocks.
+
+    Where two of the blocks' files hold a tensor, the later one's counts.
+    """
     for name in source.names():
         if name not in replaced:
             yield name, source.info(name), partial(_copied, source, name)
-    for reader in blocks:
-        for name in reader.names():
-            yield name, reader.info(name), partial(reader.read, name)
+    latest = {name: reader for reader in blocks for name in reader.names()}
+    for name, reader in latest.items():
+        yield name, reader.info(name), partial(reader.read, name)
 
 
 def _copied(source: Reader, name: str) -> Tensor:

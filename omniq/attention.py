@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from omniq.grid import fake_quantize_tokens
-from omniq.spec import ActSpec
+from omniq.hadamard import transformed
+from omniq.spec import ActSpec, HeadSpec
 
 
 def set_attention(module: nn.Module, spec: ActSpec | None) -> int:
@@ -20,10 +21,12 @@ def set_attention(module: nn.Module, spec: ActSpec | None) -> int:
     return sum("Attention" in type(part).__name__ for part in parts)
 
 
-def quantized_heads(module: nn.Module, *heads: Tensor) -> tuple[Tensor, ...]:
-    """Each of heads (B, H, T, D) with every token of every head on its own grid over D; as they are without a spec."""
+def quantized_heads(module: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v (B, H, T, D) with every token of every head on its own grid over D; as they are without a spec."""
     spec = getattr(module, "omniq_attention", None)
-    return tuple(fake_quantize_tokens(x, spec) for x in heads)
+    if isinstance(spec, HeadSpec) and spec.hadamard:
+        q, k = transformed(q), transformed(k)
+    return fake_quantize_tokens(q, spec), fake_quantize_tokens(k, spec), fake_quantize_tokens(v, spec)
 
 
 def capped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, softcap: float) -> Tensor:

@@ -16,15 +16,10 @@ tags: [omniq, quantized, {scheme}]
 ---
 # {base}, quantised to {scheme}
 
-{bits:.2f} bits per quantised weight, scales included. Made with omniq {version}, preset `{preset}`.
+{bits:.2f} bits per quantised weight, scales included{tables}. {allocation}Made with omniq {version}, preset `{preset}`.
 
 ## Load
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer   # needs the package compressed-tensors
-model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
-```
-```python
+{elsewhere}```python
 import omniq                                                   # on omniq's own kernels
 model = omniq.load("PATH_OF_THIS_FOLDER")
 ```
@@ -41,6 +36,14 @@ Calibration data: {data}.
 """
 
 
+TRANSFORMERS = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer   # needs the package compressed-tensors
+model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
+```
+"""
+
+
 def model_card(
     base: str,
     recipe: Recipe,
@@ -49,17 +52,24 @@ def model_card(
     measured: Comparison | None,
     protocol: str | None,
     loaders: tuple[str, ...],
+    tables: str | None = None,
+    allocation: str | None = None,
 ) -> str:
     """README.md: how to load the checkpoint, what was measured and how it was made.
 
     base: as the user named the model; a path of this machine is cut to its last part and not called a hub model.
+    loaders: one sentence a runtime, the first of transformers. tables: how embedding and head are quantised.
+    allocation: which bits the linears have, where they differ.
     """
     local = Path(base).expanduser().exists()
     return CARD.format(
         origin="" if local else f"base_model: {base}\nbase_model_relation: quantized\n",
         base=Path(base).expanduser().resolve().name if local else base,
-        scheme=recipe.scheme,
+        scheme=recipe.label,
         bits=bits,
+        tables=f", embedding table and output head among them ({tables})" if tables else "",
+        allocation=f"By measured sensitivity, {allocation}. " if allocation else "",
+        elsewhere=TRANSFORMERS if ": yes" in loaders[0] else "",
         version=__version__,
         preset=recipe.preset,
         loaders="\n".join(f"- {line}" for line in loaders),

@@ -52,6 +52,8 @@ def refusal(block: nn.Module, gated: GatedBlock, config: Any) -> str | None:
         return "not every linear of a block runs on a CPU kernel"
     if any(layer.spec.input is not None for layer in layers) or getattr(block, "omniq_attention", None):
         return "the scheme quantises activations itself"
+    if any(layer.spec.transform for layer in layers):
+        return "inputs of linears are transformed at run time"
     if len({(layer.kernel, layer.spec) for layer in layers}) > 1:
         return "the linears of a block have different schemes"
     size = block.self_attn.head_dim

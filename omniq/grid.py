@@ -114,13 +114,15 @@ def fake_quantize(weight: Tensor, scales: Tensor, zeros: Tensor, spec: QuantSpec
 
 
 def token_grid(x: Tensor, spec: ActSpec) -> tuple[Tensor, Tensor]:
-    """x (..., K) -> scales, zeros (..., 1): one grid per token, from its own range (widened to hold zero).
+    """x (..., K) -> scales, zeros (..., 1): one grid per token, from its own range (widened to hold zero, clipped).
 
     Codes are signed, in [-2**(bits-1), 2**(bits-1) - 1]; a symmetric grid has zeros = 0. Every step is computed in
     x.dtype, in the order in which compressed-tensors computes it, so that both give the same bits.
     """
     low, high = -(2 ** (spec.bits - 1)), 2 ** (spec.bits - 1) - 1
     lo, hi = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    if spec.clip != 1:
+        lo, hi = lo * spec.clip, hi * spec.clip
     scales = torch.maximum(-lo, hi) / ((high - low) / 2) if spec.symmetric else (hi - lo) / (high - low)
     scales = torch.where(scales == 0, torch.finfo(x.dtype).eps, scales)
     if spec.symmetric:

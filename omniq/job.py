@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,30 @@ from omniq import __version__
 from omniq.assemble import entries, write_folder, write_texts
 from omniq.calibrate.capture import BlockCalls
 from omniq.calibrate.data import CalibrationData, tokens
-from omniq.calibrate.run import QuantizedBlock, Settings, Subject, embed, run
+from omniq.calibrate.run import QuantizedBlock, Settings, Streams, Subject, embed, run
 from omniq.calibrate.sampling import sample_from
+from omniq.calibrate.telling import block_done, unreached
 from omniq.card import model_card
 from omniq.checkpoint import Reader
-from omniq.digests import tensor_digest, weight_digest
 from omniq.eval.compare import Comparison, compare
 from omniq.eval.size import checkpoint_bytes
 from omniq.eval.windows import EvalSpec, protocol, windows
-from omniq.events import BlockDone, Listener, Notice, Started
+from omniq.events import Listener, Notice, Started
+from omniq.finishing import Finishing
 from omniq.formats.base import FORMATS
 from omniq.hf import OpenModel, load_dense, load_tokenizer
-from omniq.planning import bits_per_weight
+from omniq.mixed import allocated, allocation_in_words
+from omniq.packed import packed
+from omniq.planning import bits_per_weight, table_of
+from omniq.precision import fast_dtype
 from omniq.recipe import Recipe
 from omniq.report import Report
+from omniq.rotation.planning import head_spec, linear_specs
 from omniq.runtime import forward_of, load
-from omniq.verification import Replay, check_tensors
+from omniq.spec import LinearSpec
+from omniq.verification import Replay, check_tables, check_tensors
+from omniq.vocab.planning import loaders
+from omniq.vocab.stored import StoredTables, quantization_entry, table_digests
 from omniq.work import Work
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -45,25 +54,28 @@ class Job:
         self.folder, self.trust = model.folder, trust_remote_code
         self.form = FORMATS[recipe.format]
         self.method = recipe.method()
-        specs = dict.fromkeys(model.linears, recipe.scheme)
+        specs = linear_specs(model, recipe)
         self.subject = Subject(model.skeleton, model.blocks, model.read, specs, model.adapter, model.dtype)
         self.blocks = len(self.subject.modules())
         self.settings = Settings(
             batch=recipe.batch_size,
-            attention=recipe.scheme.input if recipe.attention and model.attention_hook else None,
+            attention=head_spec(model, recipe),
             autocast=fast_dtype(recipe, device),
             device=device,
             seed=recipe.seed,
+            search_clips=recipe.clips,
         )
         self.data: CalibrationData | None = None
         self.calls: BlockCalls | None = None
         self.protocol: str | None = None
+        self.table = table_of(model, recipe)
+        self.tables = StoredTables(model, self.form, self.quantization())
 
     def identity(self, model_key: str) -> dict[str, Any]:
         """All that decides the result; a run is resumed only when every value is the same."""
         return {
             "model": model_key,
-            "config": json.loads((self.folder / "config.json").read_text(encoding="utf-8")),
+            "config": self.model.raw,
             "recipe": self.recipe.to_dict(),
             "data": self.data.fingerprint if self.data else None,
             "device": self.settings.device.type,
@@ -75,26 +87,73 @@ class Job:
     def calibrate(self, work: Work, overwrite: bool, on_event: Listener) -> None:
         """Quantises what is left to do, each block stored as it comes."""
         model_key = self.model.reader.fingerprint()
-        if self.method.needs_data:
+        if self.recipe.needs_data:
             self.data = self._tokens(model_key)
             for sentence in (self.data.description, self.data.notice):
                 if sentence:
                     on_event(Notice(sentence))
-        start = work.begin(self.identity(model_key), overwrite, self.data is not None)
+        start = work.begin(self.identity(model_key), overwrite, self.method.needs_data)
+        self._allocate(work, on_event)
+        self._make_tables(work)
         blocks = self._blocks(work, start)
-        on_event(Started(self.blocks, start, f"{self.recipe.preset} {self.recipe.scheme} on {self.label}"))
+        on_event(Started(self.blocks, start, f"{self.recipe.preset} {self.recipe.label} on {self.label}"))
         for block in blocks:
-            work.save(block, *self._packed(block))
-            on_event(_done(block, self.blocks))
+            work.save(block, *packed(block, self.form, self.model.stored_name))
+            on_event(block_done(block, self.blocks))
             if block.trace.unreached:
-                on_event(Notice(_unreached(block)))
+                on_event(Notice(unreached(block)))
             del block  # its streams are on disk, and the next block makes its own
+        self.subject = replace(self.subject, specs=self._found_specs(work))
+        self._finish(work, on_event)
+
+    def _finish(self, work: Work, on_event: Listener) -> None:
+        """Tunes all blocks end to end, where the preset does."""
+        if self.method.finishing is not None:
+            student = replace(self.subject, read=self._rounded(work))
+            self.calls, streams = embed(student, self.data.ids, self.settings)
+            finishing = Finishing(work, self.form, student, self.model.stored_name, self.settings, self.calls)
+            finishing.run(self.method.finishing, self.data.ids, streams.original, self.model.read, on_event)
+
+    def _rounded(self, work: Work) -> Callable[[str], Tensor]:
+        """Reads the model's parameters, its embedding table and output head as they are stored."""
+        if not self.tables.places:
+            return self.model.read
+        return self.tables.reading(self.tables.read(Reader(work.tables_path())), self.model.read)
+
+    def _allocate(self, work: Work, on_event: Listener) -> None:
+        """Gives every linear its weight bits, where there is a budget for them."""
+        ids = self.data.ids if self.data else None
+        specs = allocated(work, self.subject, ids, self.settings, self.recipe)
+        self.subject = replace(self.subject, specs=specs)
+        self.tables = StoredTables(self.model, self.form, self.quantization())
+        if words := self.allocation():
+            on_event(Notice(words))
+
+    def allocation(self) -> str | None:
+        """Which bits the linears have, for people; None without a budget."""
+        return None if self.recipe.avg_bits is None else allocation_in_words(self.model, self.subject.specs)
+
+    def _found_specs(self, work: Work) -> dict[str, LinearSpec]:
+        """The spec of every linear as its finished block has it."""
+        found = {}
+        for index in range(self.blocks):
+            found |= json.loads(work.facts(index)["specs"])
+        return {name: LinearSpec.parse(found[name]) for name in self.subject.specs}
+
+    def _make_tables(self, work: Work) -> None:
+        """Stores the quantised embedding table and output head, unless a run before this one has."""
+        if self.tables.places and not work.tables_path().is_file():
+            made = self.tables.rounded(self.model.read)
+            work.save_tables(self.tables.tensors(made), table_digests(made))
 
     def _blocks(self, work: Work, start: int) -> Iterator[QuantizedBlock]:
         """The blocks from `start` on; the streams that enter are the generator's alone, to drop when they are used."""
-        if self.data is None:
+        if not self.method.needs_data:
             return run(self.subject, self.method, self.settings, None, start)
         self.calls, streams = embed(self.subject, self.data.ids, self.settings)
+        if self.tables.places:
+            self.calls, entering = embed(replace(self.subject, read=self._rounded(work)), self.data.ids, self.settings)
+            streams = Streams(streams.original, entering.original)
         streams = work.streams(start - 1) if start else streams
         return run(self.subject, self.method, self.settings, self.calls, start, streams)
 
@@ -112,26 +171,6 @@ class Job:
         """A linear's name in the checkpoint."""
         return self.model.stored_name(f"{name}.weight").removesuffix(".weight")
 
-    def _packed(self, block: QuantizedBlock) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """A finished block as named tensors, and the facts to keep: hashes of what was calibrated, and losses."""
-        tensors, digests = {}, {}
-        for name, q, _ in block:
-            tensors |= {f"{self._stored(name)}.{leaf}": tensor for leaf, tensor in self.form.pack(q).items()}
-            digests[name] = weight_digest(q)
-        for name, tensor in block.floats.items():
-            tensors[self.model.stored_name(name)] = tensor
-            digests[self.model.stored_name(name)] = tensor_digest(tensor)
-        facts = {
-            "digests": json.dumps(digests),
-            "error": str(block.error),
-            "seconds": f"{block.seconds:.3f}",
-            "loss_before": str(block.trace.before),
-            "loss_after": str(block.trace.after),
-            "skipped_steps": str(block.trace.skipped_steps),
-            "unreached": json.dumps(block.trace.unreached),
-        }
-        return tensors, facts
-
     def linears(self) -> dict[str, tuple[str, Any, tuple[int, int]]]:
         """module name -> (name in the checkpoint, spec, (N, K))."""
         shape = lambda name: tuple(self.model.skeleton.get_submodule(name).weight.shape)  # noqa: E731
@@ -140,9 +179,12 @@ class Job:
     def write(self, work: Work, result: Path, measured: Comparison | None) -> None:
         """The finished folder, under a temporary name."""
         readers = [Reader(work.block_path(i)) for i in range(self.blocks)]
+        readers += [Reader(work.tables_path())] if self.tables.places else []
+        readers += [Reader(work.tuned_path())] if work.tuned_path().is_file() else []
         changed = {name for reader in readers for name in reader.names()}
         source = self.model.reader
         replaced = {self.model.stored_name(f"{name}.weight") for name in self.subject.specs} | changed
+        replaced |= self.tables.replaced()
         write_folder(
             result,
             self.folder,
@@ -156,21 +198,26 @@ class Job:
         """config.json and the card again, now with what was measured."""
         write_texts(result, self.config(measured), self.card(measured))
 
+    def quantization(self) -> dict[str, Any]:
+        """The entry `quantization_config` of the finished config.json."""
+        return quantization_entry(self.model, self.form, self.subject.specs, self.table)
+
+    def loaders(self) -> tuple[str, ...]:
+        """The runtimes that load the result, one sentence each."""
+        return loaders(self.model, self.form, self.subject.specs.values(), self.table)
+
     def config(self, measured: Comparison | None) -> dict[str, Any]:
         """The source's config with the quantization entry every loader reads, and omniq's own record."""
-        values = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        ignored = tuple(self.model.skipped) + self.model.dense_linears()
-        names = {self._stored(name): spec for name, spec in self.subject.specs.items()}
-        layers = (self.model.skeleton.get_submodule(name) for name in self.subject.specs)
-        expand = any(type(layer) is not torch.nn.Linear for layer in layers)
-        values["quantization_config"] = self.form.config(names, tuple(map(self._stored, ignored)), expand)
+        values = dict(self.model.raw)
+        values["quantization_config"] = self.quantization()
         values["omniq"] = {
             "version": __version__,
             "recipe": self.recipe.to_dict(),
             "attention": None if self.settings.attention is None else self.settings.attention.__dict__,
             "data": self.data.description if self.data else None,
             "data_fingerprint": self.data.fingerprint if self.data else None,
-            "bits_per_weight": round(bits_per_weight(self.model, self.recipe), 4),
+            "bits_per_weight": round(self.bits_per_weight(), 4),
+            "allocation": self.allocation(),
             "base_model": Path(self.label).name if Path(self.label).exists() else self.label,
             "versions": {"torch": torch.__version__},
             "quality": None if measured is None else measured.__dict__ | {"protocol": self.protocol},
@@ -182,24 +229,34 @@ class Job:
         return model_card(
             self.label,
             self.recipe,
-            bits_per_weight(self.model, self.recipe),
+            self.bits_per_weight(),
             self.data,
             measured,
             self.protocol,
-            self.form.loaded_by(self.recipe.scheme),
+            self.loaders(),
+            self.table and str(self.table),
+            self.allocation(),
         )
+
+    def bits_per_weight(self) -> float:
+        """Of what is quantised, scales included."""
+        return bits_per_weight(self.model, self.recipe, self.subject.specs)
 
     def verify(self, work: Work, result: Path) -> None:
         """Raises VerificationError unless the written folder holds and computes what was calibrated."""
         digests: dict[str, str] = {}
         for index in range(self.blocks):
             digests |= json.loads(work.facts(index)["digests"])
+        tuned = Reader(work.tuned_path()) if work.tuned_path().is_file() else None
+        digests |= json.loads(tuned.metadata()["digests"]) if tuned else {}
         check_tensors(result, self.form, self.linears(), digests)
+        check_tables(result, self.form, self.model, work.table_facts())
         if self.calls is not None:
             reader = Reader(result)
             read = lambda name: reader.read(self.model.stored_name(name))  # noqa: E731
             written = Subject(self.model.skeleton, self.model.blocks, read, self.subject.specs, None, self.model.dtype)
-            last = work.streams(self.blocks - 1).quantized[: self.settings.batch]
+            streams = None if tuned else work.streams(self.blocks - 1)
+            last = work.last() if tuned else streams.quantized[: self.settings.batch]
             Replay(written, self.form, reader, self.linears()).check(self.calls, last, self.settings)
 
     def windows(self, spec: EvalSpec) -> Tensor:
@@ -224,38 +281,17 @@ class Job:
         )
         return Report(
             out=str(out),
-            scheme=str(self.recipe.scheme),
+            scheme=self.recipe.label,
             preset=self.recipe.preset,
-            bits_per_weight=bits_per_weight(self.model, self.recipe),
+            bits_per_weight=self.bits_per_weight(),
             size_before=checkpoint_bytes(self.folder),
             size_after=checkpoint_bytes(out),
             seconds=seconds,
             peak_memory=peak,
             skipped_steps=skipped,
-            loaders=self.form.loaded_by(self.recipe.scheme),
+            loaders=self.loaders(),
             verified=True,
+            tables=self.table and str(self.table),
+            allocation=self.allocation(),
             **quality,
         )
-
-
-def _done(block: QuantizedBlock, blocks: int) -> BlockDone:
-    after = block.error if block.trace.after is None else block.trace.after
-    return BlockDone(block.index, blocks, block.seconds, block.trace.before, after, block.trace.skipped_steps)
-
-
-def _unreached(block: QuantizedBlock) -> str:
-    """The sentence about linears that no calibration token reached."""
-    names = block.trace.unreached
-    return (
-        f"block {block.index}: no calibration token reached {len(names)} linears ({names[0]}, ...), so they are "
-        "rounded by their weights alone; more samples would reach them"
-    )
-
-
-def fast_dtype(recipe: Recipe, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the device multiplies it fast and the grid is coarser (below 8 bits); else None, float32."""
-    finest = max(recipe.scheme.weight.bits, recipe.scheme.input.bits if recipe.scheme.input else 0)
-    fast = (
-        torch.cuda.is_bf16_supported() if device.type == "cuda" else bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
-    return torch.bfloat16 if fast and finest < 8 else None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from omniq.hadamard import transformed
 from omniq.kernels import cpu_dense, cpu_layout, ops, torch_dequant
 from omniq.kernels.dispatch import KERNELS, select
 from omniq.qtensor import QTensor
@@ -83,6 +84,8 @@ class QuantLinear(Packed):
         buffers = self._buffers
         packed = {name: buffers[key] for name, key in self.leaves}
         rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
+        if self.spec.transform is not None:
+            rows = transformed(rows)
         if type(x) is not Tensor or torch.compiler.is_compiling():
             y = ops.traceable(rows, packed, self.kernel, self.spec, self.out_features)
         else:
@@ -114,7 +117,7 @@ class QuantEmbedding(Packed):
         columns: D. dtype: of the rows; a cast of the model changes it.
         """
         super().__init__(packed, kernel, spec)
-        self.columns = columns
+        self.embedding_dim = columns
         self.register_buffer("factor", None if factor is None else factor.detach().clone(), persistent=False)
         self.register_buffer("dtype_of_rows", torch.empty(0, dtype=dtype, device=self.device), persistent=False)
 
@@ -122,15 +125,15 @@ class QuantEmbedding(Packed):
         """ids (...) -> (..., D)."""
         flat, dtype = ids.reshape(-1), self.dtype_of_rows.dtype
         if self.kernel == "torch_dequant":
-            rows = torch_dequant.rows_of(self.packed(), self.spec, flat, self.columns)
+            rows = torch_dequant.rows_of(self.packed(), self.spec, flat, self.embedding_dim)
         else:
-            rows = cpu_layout.rows_of(self.packed(), self.spec.weight, flat, self.columns)
-        rows = rows.to(dtype).view(*ids.shape, self.columns)
+            rows = cpu_layout.rows_of(self.packed(), self.spec.weight, flat, self.embedding_dim)
+        rows = rows.to(dtype).view(*ids.shape, self.embedding_dim)
         return rows if self.factor is None else rows * self.factor.to(dtype)
 
     def extra_repr(self) -> str:
         """Shown inside the module's line."""
-        return f"columns={self.columns}, {self.spec}, kernel={self.kernel}"
+        return f"embedding_dim={self.embedding_dim}, {self.spec}, kernel={self.kernel}"
 
 
 class DenseHead(nn.Linear):

@@ -12,11 +12,13 @@ from omniq.eval.size import checkpoint_bytes
 from omniq.eval.windows import EvalSpec
 from omniq.events import Listener, ignore
 from omniq.hf import cache_folder, open_model, resolve
-from omniq.job import Job, fast_dtype
+from omniq.job import Job
 from omniq.planning import check
 from omniq.planning import plan as planned
+from omniq.precision import fast_dtype
 from omniq.recipe import Recipe
 from omniq.report import Plan, Report
+from omniq.rotation.model import rotated
 from omniq.timing import rates
 from omniq.work import Work, check_apart, check_free
 
@@ -37,6 +39,7 @@ def plan(
     folder = resolve(model, revision=revision, trust_remote_code=trust_remote_code, work=cache_folder())
     check_apart(out, folder)
     opened, place = open_model(folder, trust_remote_code=trust_remote_code), torch.device(device)
+    opened = rotated(opened, recipe.rotation, recipe.seed)
     return planned(opened, model, recipe, checkpoint_bytes(folder), rates(place, fast_dtype(recipe, place)))
 
 
@@ -62,7 +65,7 @@ def quantize(
     cache = cache_folder()
     folder = resolve(model, revision=revision, trust_remote_code=trust_remote_code, work=cache)
     check_apart(out, folder)
-    opened = open_model(folder, trust_remote_code=trust_remote_code)
+    opened = rotated(open_model(folder, trust_remote_code=trust_remote_code), recipe.rotation, recipe.seed)
     check(opened, recipe)
     job = Job(opened, model, recipe, torch.device(device), cache / "tokens", trust_remote_code)
     ids = None if evaluate is None else job.windows(evaluate)

@@ -12,7 +12,8 @@ class Plan:
 
     Sizes and memory are bytes. blocks, linears, parameters: how many the model has. work_bytes: disk used meanwhile.
     seconds: what the run takes on this machine, to within a factor of two or so. loaders: the runtimes that will load
-    the result, one sentence each. notes: what else the user should know.
+    the result, one sentence each. notes: what else the user should know. tables: how embedding and head
+    are to be quantised.
     """
 
     model: str
@@ -28,6 +29,7 @@ class Plan:
     seconds: float
     loaders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    tables: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -38,9 +40,11 @@ class Plan:
 class Report:
     """What one run produced. Sizes and memory are bytes.
 
-    bits_per_weight: of the quantised linears. skipped_steps: training steps left out as not finite. verified: the
-    written files were read back and compared. ppl_original to protocol: None unless an evaluation text was given;
-    kl: mean nats per token from the original to the quantised model; top1: share of tokens with the same best guess.
+    bits_per_weight: of what is quantised. skipped_steps: training steps left out as not finite. verified: the written
+    files were read back and compared. ppl_original to protocol: None unless an evaluation text was given; kl: mean nats
+    per token from the original to the quantised model; top1: share of tokens with the same best guess. tables: how
+    embedding and head are quantised, None where they are not. allocation: how many linears have which bits, and the
+    average; None where all have the same.
     """
 
     out: str
@@ -59,6 +63,8 @@ class Report:
     kl: float | None = None
     top1: float | None = None
     protocol: str | None = None
+    tables: str | None = None
+    allocation: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

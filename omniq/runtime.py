@@ -18,8 +18,10 @@ from omniq.formats.base import FORMATS
 from omniq.hf import OpenModel, open_model
 from omniq.nn import QuantLinear, swap_linear
 from omniq.source import checked_folder, config_values
-from omniq.spec import FLOAT_BITS, ActSpec, LinearSpec
-from omniq.tables import quantize_tables
+from omniq.spec import FLOAT_BITS, HeadSpec, LinearSpec
+from omniq.vocab.modules import put_tables, quantize_tables
+from omniq.vocab.planning import loaders
+from omniq.vocab.stored import StoredTables
 
 ACTIVATIONS = ("exact", "int8")
 
@@ -38,7 +40,8 @@ def load(
     dtype: of activations and unquantised weights; None takes the checkpoint's. Activation grids, also those inside
     attention, are those of calibration. activations: "exact" computes what the scheme says; "int8" admits approximate
     kernels too, which round the input of a linear to 8-bit integers while they multiply, where that is faster.
-    embed_bits: 8 or 4 round the embedding table and the output head while they are loaded; 16 leaves them as stored.
+    embed_bits: 8 or 4 round the embedding table and the output head while they are loaded; 16 leaves them as stored,
+    in floating point or in the few bits that omniq quantize gave them.
     trust_remote_code: run the Python code that the folder brings along.
     """
     approximate = rounds_activations(activations)
@@ -50,12 +53,22 @@ def load(
         work = dtype or model.dtype
         layer = QuantLinear(q, spec, model.read(bias).to(work) if held else None, place, approximate)
         swap_linear(model.skeleton, name, layer)
-    names = [name for name, param in model.skeleton.named_parameters() if param.is_meta]
+    tables = stored_tables(model)
+    if tables.places and embed_bits != FLOAT_BITS:
+        raise UsageError(
+            f"{path} has its embedding table quantised already ({tables.spec()}), so embed_bits={embed_bits} cannot "
+            f"round it anew; leave embed_bits at {FLOAT_BITS}"
+        )
+    quantized = tables.parameters()
+    names = [name for name, param in model.skeleton.named_parameters() if param.is_meta and name not in quantized]
     assign(model.skeleton, ((name, model.read(name).to(place, dtype or model.dtype)) for name in names))
     set_attention(model.skeleton, attention_grid(model))
     model.skeleton.config.use_cache = True
+    if tables.places:
+        put_tables(model.skeleton, tables.read(model.reader), place, approximate, dtype or model.dtype)
     loaded = model.skeleton.to(place)
-    quantize_tables(loaded, embed_bits, place, approximate)
+    if not tables.places:
+        quantize_tables(loaded, embed_bits, place, approximate)
     loaded.omniq_unfused = fuse_blocks(loaded.get_submodule(model.blocks), model.adapter, loaded.config)
     return loaded
 
@@ -80,11 +93,11 @@ def rounds_activations(activations: str) -> bool:
     return activations != ACTIVATIONS[0]
 
 
-def attention_grid(model: OpenModel) -> ActSpec | None:
+def attention_grid(model: OpenModel) -> HeadSpec | None:
     """The grid of q, k and v inside attention that omniq recorded in config.json, or None."""
     try:
         recorded = (model.raw.get("omniq") or {}).get("attention")
-        return ActSpec(**recorded) if recorded else None
+        return HeadSpec(**recorded) if recorded else None
     except (AttributeError, TypeError) as error:
         raise ModelError(
             f"the entry 'omniq' in {model.folder / 'config.json'} is damaged ({error}); copy the checkpoint again"
@@ -127,6 +140,11 @@ def format_of(model: OpenModel) -> tuple[Any, dict[str, LinearSpec]]:
     raise ModelError(f"{model.folder} was quantised with method {config.get('quant_method')!r}; omniq reads: {known}")
 
 
+def stored_tables(model: OpenModel) -> StoredTables:
+    """Which of the embedding table and the output head of a quantised checkpoint are quantised, and where they lie."""
+    return StoredTables(model, format_of(model)[0], model.raw["quantization_config"])
+
+
 def forward_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """ids (B, T) -> logits (B, T, V), without gradients or cache."""
     device = next(model.parameters()).device
@@ -154,11 +172,17 @@ def info(path: str | Path) -> dict[str, Any]:
     for name, (q, spec) in quantized_linears(model).items():
         sizes.append((q.bits_per_weight(), q.codes.numel()))
         groups.setdefault(str(spec), []).append(name)
+    tables = stored_tables(model)
+    made = tables.read(model.reader)
+    sizes += [(q.bits_per_weight(), q.codes.numel()) for q in {made.embedding, made.head} if q is not None]
+    table = tables.spec()
+    if table is not None:
+        facts["tables"] = str(table)
     return facts | {
         "quantized": True,
         "format": raw["quantization_config"].get("quant_method"),
         "schemes": {scheme: len(names) for scheme, names in groups.items()},
         "bits_per_weight": bits_per_weight(sizes),
-        "loaders": form.loaded_by(next(iter(specs.values()))) if specs else (),
+        "loaders": loaders(model, form, specs.values(), table) if specs else (),
         "omniq": raw.get("omniq"),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from omniq.errors import UsageError
@@ -11,6 +11,13 @@ from omniq.errors import UsageError
 WEIGHT_BITS = range(2, 9)
 ACT_BITS = range(2, 9)
 FLOAT_BITS = 16
+TABLE_BITS = (FLOAT_BITS, 8, 4)
+"""Bits of an embedding table and an output head; FLOAT_BITS leaves them as they are."""
+ROTATIONS = ("none", "fold", "online", "inputs")
+"""How a model is rotated before it is quantised: not at all; by what folds into its weights; by that and a transform of
+what no weight reaches; or by a transform of the input of every linear."""
+HADAMARD = "had"
+"""The transform of an input by omniq.hadamard.transformed, the only one there is."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +68,49 @@ class QuantSpec:
 
 @dataclass(frozen=True)
 class ActSpec:
-    """Integers for an activation: one scale (and zero point) per token, measured at run time (dynamic)."""
+    """Integers for an activation: one scale (and zero point) per token, measured at run time (dynamic).
+
+    clip: the grid spans this share of the token's range, and what lies outside is clipped.
+    """
 
     bits: int
     symmetric: bool = True
+    clip: float = 1.0
 
     def __post_init__(self) -> None:
         if self.bits not in ACT_BITS:
             raise UsageError(
                 f"activation bits are {self.bits}; use 2 to 8, or 16 to keep activations in floating point"
             )
+        if not 0 < self.clip <= 1:
+            raise UsageError(f"activation clip is {self.clip}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class HeadSpec(ActSpec):
+    """The grid of q, k and v inside attention, one scale per token and head.
+
+    hadamard: q and k pass through a Hadamard transform over their head first, which leaves their products as they are.
+    """
+
+    hadamard: bool = False
 
 
 @dataclass(frozen=True)
 class LinearSpec:
-    """What one linear layer does at run time: weight grid, and the grid of its input or None for floating point."""
+    """What one linear layer does at run time: weight grid, and the grid of its input or None for floating point.
+
+    transform: 'had' where the input passes through a Hadamard transform over all its channels before its grid; the
+    weight is then stored transformed too.
+    """
 
     weight: QuantSpec
     input: ActSpec | None = None
+    transform: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.transform not in (None, HADAMARD):
+            raise UsageError(f"input transform is {self.transform!r}; the only one is {HADAMARD!r}")
 
     def __str__(self) -> str:
         acts = self.input.bits if self.input else FLOAT_BITS
@@ -86,17 +118,32 @@ class LinearSpec:
         sides = ("" if self.weight.symmetric else "-asym") + (
             "-actasym" if self.input and not self.input.symmetric else ""
         )
-        return f"W{self.weight.bits}A{acts}{group}{sides}"
+        clip = f"-clip{self.input.clip!r}" if self.input and self.input.clip != 1 else ""
+        return f"W{self.weight.bits}A{acts}{group}{sides}{clip}" + (f"-{self.transform}" if self.transform else "")
+
+    def with_bits(self, bits: int) -> LinearSpec:
+        """The same with weights of `bits`."""
+        return replace(self, weight=replace(self.weight, bits=bits))
+
+    def plain(self) -> LinearSpec:
+        """The same numbers without what a layer does to its input before the grid: no transform, nothing clipped."""
+        acts = self.input and ActSpec(self.input.bits, self.input.symmetric)
+        return LinearSpec(self.weight, acts)
 
     @staticmethod
     def parse(text: str) -> LinearSpec:
-        """The inverse of str(): 'W4A16g128', 'W2A16g64-asym', 'W4A4', 'W4A8-actasym'."""
-        match = re.fullmatch(r"W(\d+)A(\d+)(?:g(\d+))?(-asym)?(-actasym)?", text)
+        """The inverse of str(): 'W4A16g128', 'W2A16g64-asym', 'W4A4', 'W4A8-actasym', 'W4A4-clip0.9-had'."""
+        match = re.fullmatch(r"W(\d+)A(\d+)(?:g(\d+))?(-asym)?(-actasym)?(?:-clip(\d*\.?\d+))?(?:-(had))?", text)
         if not match:
             raise UsageError(f"{text!r} is not a scheme; write for example W4A16g128, W3A16, W2A16g64-asym or W4A4")
-        wbits, abits, group, asym, actasym = match.groups()
+        wbits, abits, group, asym, actasym, clip, transform = match.groups()
         weight = QuantSpec(int(wbits), int(group) if group else -1, not asym)
-        return LinearSpec(weight, act_spec(int(abits), not actasym))
+        acts = act_spec(int(abits), not actasym)
+        if clip:
+            if acts is None:
+                raise UsageError(f"{text!r} clips activations that stay in floating point; leave -clip{clip} out")
+            acts = replace(acts, clip=float(clip))
+        return LinearSpec(weight, acts, transform)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a config file."""
@@ -107,11 +154,28 @@ class LinearSpec:
         """The inverse of to_dict; unknown keys raise."""
         try:
             acts = values["input"]
-            if set(values) != {"weight", "input"}:
+            if not {"weight", "input"} <= set(values) <= {"weight", "input", "transform"}:
                 raise TypeError(f"keys {sorted(values)}")
-            return LinearSpec(QuantSpec(**values["weight"]), ActSpec(**acts) if acts else None)
+            weight = QuantSpec(**values["weight"])
+            return LinearSpec(weight, ActSpec(**acts) if acts else None, values.get("transform"))
         except (TypeError, KeyError) as error:
             raise UsageError(f"{values!r} is not a linear spec: {error}") from None
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """How the embedding table and the output head are stored. tied: both are one table."""
+
+    weight: QuantSpec
+    tied: bool
+
+    @property
+    def linear(self) -> LinearSpec:
+        """What the output head computes with; the embedding has the same grid."""
+        return LinearSpec(self.weight)
+
+    def __str__(self) -> str:
+        return f"{self.linear}, {'one table for embedding and head' if self.tied else 'embedding and head'}"
 
 
 def act_spec(bits: int, symmetric: bool = True) -> ActSpec | None:

@@ -15,7 +15,10 @@ from omniq.checkpoint import Reader
 from omniq.digests import tensor_digest, weight_digest
 from omniq.errors import VerificationError
 from omniq.formats.base import Format
+from omniq.hf import OpenModel
+from omniq.source import config_values
 from omniq.spec import LinearSpec
+from omniq.vocab.stored import StoredTables, table_digests
 
 TOLERANCE = 1e-5
 """Relative squared difference of the last hidden states: the numbers are the same, the order of sums may differ."""
@@ -44,6 +47,18 @@ def check_tensors(
             raise VerificationError(
                 f"{name} reads back from {result} as other numbers than were calibrated; do not use this checkpoint"
             )
+
+
+def check_tables(result: Path, form: Format, model: OpenModel, digests: Mapping[str, str]) -> None:
+    """Reads embedding table and head of the written folder by its own config, and compares them with what was made.
+
+    model: the original. digests: of table_digests; empty where nothing is quantised.
+    """
+    tables = StoredTables(model, form, config_values(result)["quantization_config"])
+    if table_digests(tables.read(Reader(result))) != digests:
+        raise VerificationError(
+            f"the embedding table reads back from {result} as other numbers than were made; do not use this checkpoint"
+        )
 
 
 class Replay:

@@ -20,6 +20,8 @@ from omniq.digests import content_digest
 from omniq.errors import ModelError, OutputError
 from omniq.shards import write_tensors, write_text
 
+TABLES, ALLOCATION = "tables.safetensors", "allocation.safetensors"
+TUNED, LAST = "tuned.safetensors", "last.safetensors"
 BLOCK, STREAMS = "block-{:05d}.safetensors", "streams-{:05d}.safetensors"
 DIGEST = "digest"
 """Where a file's own digest is kept, beside its facts."""
@@ -28,9 +30,11 @@ DIGEST = "digest"
 class Work:
     """The folder `.NAME.omniq` beside the output NAME; one process at a time.
 
-    run.json: what the run is (model, data, recipe, seed ...). block-N: the packed tensors of block N. streams-N: the
-    hidden states after block N; only the last is kept. Every file appears whole or not at all, the block before its
-    streams, and carries its own digest: what is found can be trusted after any interruption, and damage is seen.
+    run.json: what the run is (model, data, recipe, seed ...). tables: the packed embedding table and output head,
+    where they are quantised. allocation: the bits of every linear, where they were chosen. block-N: the packed
+    tensors of block N. streams-N: the hidden states after block N; only the last is kept. Every file appears whole
+    or not at all, the block before its streams, and carries its own digest: what is found can be trusted after any
+    interruption, and damage is seen. tuned: what was trained end to end since, and last: what the last block gives.
     """
 
     def __init__(self, out: Path) -> None:
@@ -90,7 +94,8 @@ class Work:
                 f"{self.folder} holds an unfinished run with other settings: {'; '.join(different)}. "
                 "Give the same settings to go on, or --overwrite to start anew"
             )
-        files = [self.block_path(index) for index in range(done)]
+        files = [path for path in self._extras() if path.is_file()]
+        files += [self.block_path(index) for index in range(done)]
         files += [self.folder / STREAMS.format(done - 1)] if done and streamed else []
         damaged = path if known is None else next((file for file in files if not self._intact(file)), None)
         if damaged is None:
@@ -105,9 +110,48 @@ class Work:
             done -= 1
         return done
 
+    def _extras(self) -> tuple[Path, ...]:
+        """Files beside those of the blocks, which may be there."""
+        return self.tables_path(), self.tuned_path(), *(self.folder / name for name in (LAST, ALLOCATION))
+
     def block_path(self, index: int) -> Path:
         """File of one finished block."""
         return self.folder / BLOCK.format(index)
+
+    def tables_path(self) -> Path:
+        """File of the embedding table and the output head, where they are quantised."""
+        return self.folder / TABLES
+
+    def tuned_path(self) -> Path:
+        """File of what was tuned end to end, which goes before what the blocks hold."""
+        return self.folder / TUNED
+
+    def save_tuned(self, tensors: Mapping[str, Tensor], last: Tensor, facts: Mapping[str, str]) -> None:
+        """Stores what was tuned end to end, and what the last block gives since for the first batch (b, T, D)."""
+        self._write(self.folder / LAST, {"last": last}, {})
+        self._write(self.tuned_path(), tensors, facts)
+
+    def last(self) -> Tensor:
+        """What save_tuned stored of the last block."""
+        return Reader(self.folder / LAST).read("last")
+
+    def save_tables(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+        """Stores the finished tables."""
+        self._write(self.tables_path(), tensors, facts)
+
+    def table_facts(self) -> dict[str, str]:
+        """What was recorded with the tables; nothing where there are none."""
+        facts = Reader(self.tables_path()).metadata() if self.tables_path().is_file() else {}
+        return {key: value for key, value in facts.items() if key != DIGEST}
+
+    def save_allocation(self, facts: Mapping[str, str]) -> None:
+        """Stores the bits of every linear."""
+        self._write(self.folder / ALLOCATION, {}, facts)
+
+    def allocation(self) -> dict[str, str] | None:
+        """What save_allocation stored; None before that."""
+        path = self.folder / ALLOCATION
+        return Reader(path).metadata() if path.is_file() else None
 
     def save(self, block: QuantizedBlock, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
         """Stores a finished block and then the streams after it; drops the streams before it."""

@@ -23,7 +23,15 @@ from omniq.errors import ModelError, UsageError
 from omniq.grid import encode, minmax_grid
 from omniq.spec import LinearSpec, QuantSpec
 
-PRESETS = {"rtn": {}, "gptq": {}, "awq": {"grid": 4}, "omniquant": {"epochs": 1}}
+PRESETS = {
+    "rtn": {},
+    "gptq": {},
+    "awq": {"grid": 4},
+    "omniquant": {"epochs": 1},
+    "default": {"scaling": 4, "steps": 2},
+    "fast": {"scaling": 4},
+    "best": {"scaling": 0, "steps": 2},
+}
 LET = {"epochs": 1, "let": True}
 
 
@@ -45,7 +53,7 @@ def test_every_preset_yields_every_linear_of_every_architecture_once(name, prese
 def test_an_architecture_without_a_table_quantises_by_structure(name):
     tiny = Tiny(name, "W3A16g16")
     assert tiny.subject.adapter is None
-    for preset in ("rtn", "gptq", "omniquant"):
+    for preset in ("rtn", "gptq", "omniquant", "default"):
         blocks = tiny.blocks(preset, PRESETS[preset])
         assert sum(len(block.linears) for block in blocks) == len(tiny.subject.specs)
 
@@ -308,7 +316,7 @@ def test_awq_lowers_the_error_of_a_block_with_loud_channels():
     assert searched[0].error < 0.8 * plain[0].error
 
 
-@pytest.mark.parametrize("preset", ["gptq", "awq", "omniquant"])
+@pytest.mark.parametrize("preset", ["gptq", "awq", "omniquant", "default"])
 def test_experts_that_no_token_chose_are_quantised_by_their_weights_and_counted(preset):
     tiny = Tiny("qwen3_moe", "W4A16g16")
     ids = torch.full((1, 4), 7)  # one token only, so that two of the four experts take everything

@@ -177,6 +177,9 @@ def test_a_bare_command_gives_the_default_recipe(omniq, asked) -> None:
         ("--epochs 2 --lwc-lr 0.1", {"options": {"epochs": 2, "lwc_lr": 0.1}}),
         ("--no-let --alpha 0.25", {"options": {"let": False, "alpha": 0.25}}),
         ("--batch-size 4", {"batch_size": 4}),
+        ("--embed-bits 8", {"embed_bits": 8}),
+        ("--embed-bits 4 --embed-group-size 32", {"embed_bits": 4, "embed_group_size": 32}),
+        ("--avg-bits 2.5 --bits-choices 2,3", {"avg_bits": 2.5, "bits_choices": [2, 3]}),
         (
             "--preset gptq --set damp=0.05 --set order=false",
             {"preset": "gptq", "options": {"damp": 0.05, "order": False}},
@@ -189,8 +192,9 @@ def test_an_option_changes_its_setting_and_no_other(words: str, change: dict, om
 
 def test_every_setting_of_a_recipe_has_an_option(omniq, asked) -> None:
     words = (
-        "-w 3 -a 8 -g 32 --asymmetric --act-asymmetric --no-attention --format compressed-tensors "
-        "--preset omniquant --batch-size 2 "
+        "--avg-bits 3.5 --bits-choices 3,4 -a 8 -g 32 --asymmetric --act-asymmetric --no-attention "
+        "--format compressed-tensors "
+        "--preset omniquant --rotate fold --search-clips --batch-size 2 --embed-bits 8 --embed-group-size 64 "
         "--seed 5 --calib a.txt --samples 3 --length 9 --split s --column c --epochs 1"
     )
     found, default = (
@@ -222,6 +226,13 @@ def test_a_recipe_file_is_read_and_options_given_win_over_it(recipe_file: str, o
     assert str(changed.scheme) == "W3A16g64-asym"
     assert changed.options == {"epochs": 1, "alpha": 0.75}
     assert (changed.data.source, changed.data.samples, changed.seed) == ("a.txt", 2, 9)
+
+
+def test_bits_given_on_the_command_line_win_over_a_budget_in_the_file(tmp_path: Path, omniq, asked) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("scheme: W4A16g64\navg_bits: 3.0\nbits_choices: [2, 4]\n")
+    assert recipe_of(omniq, asked, "--config", str(path)).avg_bits == 3.0
+    assert recipe_of(omniq, asked, "--config", str(path), "-w", "3") == Recipe.from_dict({"scheme": "W3A16g64"})
 
 
 def test_another_preset_leaves_the_options_of_the_files_preset_behind(recipe_file: str, omniq, asked) -> None:
@@ -257,6 +268,10 @@ def test_a_recipe_file_with_a_mistake_is_refused_by_name(
         ("--wbits 9", "weight bits are 9"),
         ("--abits 1", "activation bits are 1"),
         ("--group-size 0", "group size is 0"),
+        ("--avg-bits 3 --wbits 3", "give one of them"),
+        ("--avg-bits 9", "avg_bits is 9"),
+        ("--bits-choices 2,x --avg-bits 3", "no list of whole numbers"),
+        ("--bits-choices 2,3", "need a budget"),
         ("--act-asymmetric", "need quantised activations"),
         ("--preset nonsense", "unknown preset 'nonsense'"),
         ("--preset rtn --epochs 3", "no option 'epochs'"),

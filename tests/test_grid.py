@@ -304,3 +304,15 @@ def test_the_gradient_of_a_token_passes_through_to_what_lies_inside_its_range(sy
     between = (rounded > -8) & (rounded < 7) & (x != x.amax(-1, keepdim=True)) & (x != x.amin(-1, keepdim=True))
     assert between.sum() > 150
     assert torch.equal(x.grad[between], torch.ones_like(x.grad[between]))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_clipped_grid_spans_a_share_of_the_range_and_saturates_outside(symmetric: bool) -> None:
+    x = torch.tensor([[-8.0, -1.0, 0.5, 3.0, 8.0]])
+    whole, half = ActSpec(4, symmetric), ActSpec(4, symmetric, clip=0.5)
+    assert torch.allclose(token_grid(x, half)[0], token_grid(x, whole)[0] / 2)
+    values = fake_quantize_tokens(x, half)
+    assert values.abs().max() <= 4.3
+    assert (values - x)[0, 2].abs() <= token_grid(x, half)[0].item() / 2 + 1e-6
+    codes, scales, zeros = quantize_tokens(x, half)
+    assert torch.equal((codes.float() - zeros) * scales, values)

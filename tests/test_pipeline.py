@@ -20,7 +20,7 @@ from omniq.calibrate.data import DataSpec
 from omniq.calibrate.view import activation_grids
 from omniq.errors import ModelError, OmniqError, OutputError, UnsupportedError, UsageError, VerificationError
 from omniq.eval.windows import EvalSpec
-from omniq.events import BlockDone, Started
+from omniq.events import BlockDone, Notice, Started, Step
 from omniq.hf import load_dense, open_model
 from omniq.kernels.cpu import Cpu
 from omniq.pipeline import plan, quantize
@@ -28,7 +28,14 @@ from omniq.recipe import Recipe
 from omniq.runtime import format_of, info, load, quantized_linears
 from omniq.spec import LinearSpec
 
-PRESETS = {"rtn": {}, "gptq": {}, "awq": {"grid": 4}, "omniquant": {"epochs": 1}}
+PRESETS = {
+    "rtn": {},
+    "gptq": {},
+    "awq": {"grid": 4},
+    "omniquant": {"epochs": 1},
+    "default": {"scaling": 4, "steps": 2, "batch": 2},
+    "fast": {"scaling": 4},
+}
 
 
 @pytest.fixture
@@ -141,6 +148,8 @@ def test_attention_grids_are_kept_on_reload(tmp_path, text, monkeypatch):
     assert json.loads((tmp_path / "out/config.json").read_text())["omniq"]["attention"] == {
         "bits": 4,
         "symmetric": True,
+        "clip": 1.0,
+        "hadamard": False,
     }
     model, specs = decoded(tmp_path / "out")
     ids = tokens(2, 24)
@@ -254,6 +263,45 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(preset, tmp_path
     assert next(e for e in events if isinstance(e, Started)).resumed_at == 1
     assert finished
     assert same_files(tmp_path / "whole", tmp_path / "out")
+
+
+@pytest.mark.parametrize("scheme", ["W3A16g16-asym", "W4A4"])
+def test_a_run_stopped_while_it_is_tuned_end_to_end_keeps_its_blocks_and_ends_with_the_same_bits(
+    scheme, tmp_path, text
+):
+    folder = save_tiny("llama", tmp_path / "model")
+    options = {"scaling": 4, "steps": 2, "batch": 2, "final_epochs": 3, "scale_lr": 1e-2}
+    settings = recipe(scheme, text, "default", options)
+    quantize(str(folder), tmp_path / "whole", settings)
+
+    def stopped(event):
+        if isinstance(event, Step):
+            raise Stop
+
+    with pytest.raises(Stop):
+        quantize(str(folder), tmp_path / "out", settings, on_event=stopped)
+    events = []
+    quantize(str(folder), tmp_path / "out", settings, on_event=events.append)
+    assert not [event for event in events if isinstance(event, BlockDone)]
+    assert any(isinstance(event, Notice) and "end to end" in event.text for event in events)
+    assert same_files(tmp_path / "whole", tmp_path / "out")
+
+
+def test_tuning_end_to_end_changes_scales_and_no_integer(tmp_path, text):
+    folder = save_tiny("llama", tmp_path / "model")
+    options = {"scaling": 4, "steps": 2, "batch": 2, "final_epochs": 0}
+    quantize(str(folder), tmp_path / "blocks", recipe("W3A16g16-asym", text, "default", options))
+    tuned = options | {"final_epochs": 4, "scale_lr": 3e-3}
+    quantize(str(folder), tmp_path / "tuned", recipe("W3A16g16-asym", text, "default", tuned))
+    before, after = (
+        dict(quantized_linears(open_model(tmp_path / name, quantized=True)).items()) for name in ("blocks", "tuned")
+    )
+    moved = 0
+    for name, (q, _) in after.items():
+        assert torch.equal(q.codes, before[name][0].codes)
+        assert torch.equal(q.zeros, before[name][0].zeros)
+        moved += int((q.scales != before[name][0].scales).sum())
+    assert moved
 
 
 KILLED = """

@@ -11,8 +11,9 @@ from tiny import save_tiny
 from omniq import hf
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.method import METHODS
+from omniq.costs import COSTS, START_SECONDS, cost, sizes
 from omniq.hf import OpenModel
-from omniq.planning import COSTS, START_SECONDS, cost, plan, sizes
+from omniq.planning import plan
 from omniq.recipe import Recipe
 from omniq.spec import LinearSpec
 from omniq.timing import Cost, rates

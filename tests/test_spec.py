@@ -17,6 +17,12 @@ ALL = [
     )
 ]
 
+ALL += [
+    LinearSpec(QuantSpec(4), acts, transform)
+    for acts, transform in itertools.product((None, ActSpec(4), ActSpec(4, clip=0.92)), (None, "had"))
+    if transform or (acts and acts.clip != 1)
+]
+
 
 @pytest.mark.parametrize("spec", ALL, ids=str)
 def test_a_spec_prints_parses_and_converts_to_itself(spec: LinearSpec) -> None:
@@ -36,6 +42,8 @@ def test_different_specs_print_differently() -> None:
         ("W2A16g64-asym", LinearSpec(QuantSpec(2, 64, symmetric=False))),
         ("W4A4", LinearSpec(QuantSpec(4), ActSpec(4))),
         ("W4A8-actasym", LinearSpec(QuantSpec(4), ActSpec(8, symmetric=False))),
+        ("W4A4-had", LinearSpec(QuantSpec(4), ActSpec(4), "had")),
+        ("W4A4-clip0.9-had", LinearSpec(QuantSpec(4), ActSpec(4, clip=0.9), "had")),
     ],
 )
 def test_schemes_mean_what_the_field_means_by_them(text: str, spec: LinearSpec) -> None:
@@ -109,3 +117,23 @@ def test_specs_do_not_change(spec: object) -> None:
 def test_the_middle_code_leaves_one_more_step_below_than_above(bits: int) -> None:
     spec = QuantSpec(bits)
     assert spec.mid - (spec.qmax - spec.mid) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("W4A16-clip0.9", "stay in floating point"), ("W4A4-clip0", "above 0"), ("W4A4-clip1.5", "at most 1")],
+)
+def test_clips_that_mean_nothing_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        LinearSpec.parse(text)
+
+
+def test_a_transform_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError, match="the only one is 'had'"):
+        LinearSpec(QuantSpec(4), None, "dct")
+
+
+def test_the_plain_spec_keeps_the_numbers_and_drops_what_happens_to_the_input() -> None:
+    spec = LinearSpec.parse("W4A4g64-asym-actasym-clip0.8-had")
+    assert str(spec.plain()) == "W4A4g64-asym-actasym"
+    assert spec.plain().plain() == spec.plain()

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from omniq.calibrate.method import METHODS
-from omniq.calibrate.pieces.let import FLOOR, LetSpec, Params, Transform, parameters_of, statistics, transforms
-from omniq.calibrate.stats import Moments
+from omniq.calibrate.pieces.let import parameters_of
+from omniq.calibrate.pieces.ranges import diagonal_blocks, group_error
+from omniq.calibrate.pieces.scaling import felt, searched_scales
 from omniq.calibrate.view import BlockView
 from omniq.errors import UsageError
-from omniq.grid import affine_grid, encode, extrema, fake_quantize, grouped, minmax_grid
+from omniq.grid import affine_grid, encode, extrema
 from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
-from omniq.spec import LinearSpec, QuantSpec
+from omniq.spec import LinearSpec
 
 
 @METHODS.add("awq")
@@ -31,6 +32,7 @@ class AWQ:
 
     summary = "searched channel scales and clipping: minutes, no training; needs the architecture's table"
     needs_data = True
+    finishing = None
 
     def __post_init__(self) -> None:
         if self.grid < 1:
@@ -47,55 +49,11 @@ class AWQ:
 
     def block(self, view: BlockView) -> dict[str, QTensor]:
         """QTensor by linear name; folds the scales into view.module."""
-        params = parameters_of(view.module)
-        order = view.reading_order()
-        moments = {names[0]: Moments() for names in order}
-        inputs, outputs = statistics(view.adapter, params)
-        watch = {
-            name: [*inputs.get(name, []), *([moments[name]] if name in moments else [])] for name in inputs | moments
-        }
-        view.observe(view.inputs, watch, outputs)
-        grams = {n: moments[names[0]].gram(params[n + ".weight"].shape[1]) for names in order for n in names}
-        means = {n: moments[names[0]].mean_abs(params[n + ".weight"].shape[1]) for names in order for n in names}
-        for transform in transforms(view.adapter, params, view.heads, LetSpec(shift=False), inputs, outputs):
-            params = self._scaled(view, params, transform, grams, means)
+        found = felt(view, view.inputs)
+        params = searched_scales(view, parameters_of(view.module), found, self.grid)
         for name, param in view.module.named_parameters():
             param.data.copy_(params[name])
-        return {name: self._encoded(view, name, params[name + ".weight"], grams[name]) for name in view.specs}
-
-    @torch.no_grad()
-    def _scaled(
-        self, view: BlockView, params: Params, transform: Transform, grams: dict[str, Tensor], means: dict[str, Tensor]
-    ) -> Params:
-        """params after the best exponent for one fold; the consumers' statistics follow their rescaled inputs."""
-        readers = [name for name in transform.columns() if name in view.specs]
-        if not readers:
-            return params
-        activity = transform.gathered(torch.stack([means[name] for name in readers]).amax(0)).clamp(min=1e-8)
-        best, best_loss = None, None
-        for exponent in torch.linspace(0, 1, self.grid + 1)[:-1]:
-            scale = activity**exponent
-            transform.scale.copy_((scale / (scale.max() * scale.min()).sqrt()).clamp(min=FLOOR))
-            loss = sum(
-                self._error(view, name, params[name + ".weight"], s, grams[name])
-                for name, s in transform.columns().items()
-                if name in readers
-            )
-            if best_loss is None or loss < best_loss:
-                best, best_loss = transform.scale.clone(), loss
-        transform.scale.copy_(best)
-        for name, column in transform.columns().items():
-            if name in grams:
-                grams[name] = grams[name] / torch.outer(column, column)
-                means[name] = means[name] / column
-        return transform.fold(params)
-
-    def _error(self, view: BlockView, name: str, weight: Tensor, column: Tensor, gram: Tensor) -> Tensor:
-        """Squared output error of weight (N, K) rounded after its columns are multiplied by `column` (K,)."""
-        spec = view.specs[name].weight
-        scaled = weight * column
-        delta = fake_quantize(scaled, *minmax_grid(scaled, spec, view.storage), spec) / column - weight
-        return ((delta @ gram) * delta).sum()
+        return {name: self._encoded(view, name, params[name + ".weight"], found.grams[name]) for name in view.specs}
 
     @torch.no_grad()
     def _encoded(self, view: BlockView, name: str, weight: Tensor, gram: Tensor) -> QTensor:
@@ -106,20 +64,6 @@ class AWQ:
         if self.clip:
             blocks = diagonal_blocks(gram, spec.width(weight.shape[1]))
             tried = torch.linspace(1, 0.5, self.grid + 1)[:-1]
-            errors = torch.stack(
-                [_group_error(weight, affine_grid(r * lo, r * hi, spec, view.storage), spec, blocks) for r in tried]
-            )
+            errors = torch.stack([group_error(weight, r * lo, r * hi, spec, view.storage, blocks) for r in tried])
             ratio = tried.to(lo.device)[errors.argmin(0)]
         return encode(weight, *affine_grid(ratio * lo, ratio * hi, spec, view.storage), spec, view.storage)
-
-
-def diagonal_blocks(gram: Tensor, width: int) -> Tensor:
-    """gram (K, K) -> its blocks on the diagonal (G, width, width)."""
-    count = gram.shape[0] // width
-    return torch.stack([gram[i * width : (i + 1) * width, i * width : (i + 1) * width] for i in range(count)])
-
-
-def _group_error(weight: Tensor, grid: tuple[Tensor, Tensor], spec: QuantSpec, blocks: Tensor) -> Tensor:
-    """Squared output error of each group alone: (N, G)."""
-    delta = grouped(fake_quantize(weight, *grid, spec) - weight, spec).transpose(0, 1)
-    return ((delta @ blocks) * delta).sum(-1).T

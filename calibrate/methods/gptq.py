@@ -10,7 +10,7 @@ from torch import Tensor
 from omniq.calibrate.method import METHODS
 from omniq.calibrate.stats import Moments
 from omniq.calibrate.view import BlockView
-from omniq.errors import UsageError
+from omniq.errors import UnsupportedError, UsageError
 from omniq.grid import minmax_grid
 from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
@@ -34,6 +34,7 @@ class GPTQ:
 
     summary = "error-compensated rounding from second-order statistics: minutes, no training"
     needs_data = True
+    finishing = None
 
     def __post_init__(self) -> None:
         if not 0 < self.damp < 1:
@@ -58,7 +59,12 @@ class GPTQ:
     def _solved(self, weights: dict[str, Tensor], moments: Moments, view: BlockView) -> dict[str, QTensor]:
         """Linears that read one tensor, solved as one tall weight: rows do not depend on each other."""
         tall = torch.cat(list(weights.values()))
-        spec = view.specs[next(iter(weights))].weight
+        spec, *others = dict.fromkeys(view.specs[name].weight for name in weights)
+        if others:
+            raise UnsupportedError(
+                f"{', '.join(weights)} of {view.name} read one tensor and are solved together, but are to have "
+                f"{', '.join(str(one.bits) for one in (spec, *others))} bits; give them the same"
+            )
         q = solve(tall, moments.gram(tall.shape[1]).to(tall.device), spec, view.storage, self)
         parts = [t.split([len(w) for w in weights.values()]) for t in (q.codes, q.scales, q.zeros)]
         return {name: QTensor(*part, spec) for name, *part in zip(weights, *parts, strict=True)}
@@ -102,8 +108,18 @@ def _upper_inverse(upper: Tensor) -> Tensor:
     return out
 
 
-def solve(weight: Tensor, gram: Tensor, spec: QuantSpec, storage: torch.dtype, settings: GPTQ) -> QTensor:
-    """weight (N, K), gram (K, K) = sum of x x^T -> QTensor whose error is small where the inputs have energy."""
+def solve(
+    weight: Tensor,
+    gram: Tensor,
+    spec: QuantSpec,
+    storage: torch.dtype,
+    settings: GPTQ,
+    grid: tuple[Tensor, Tensor] | None = None,
+) -> QTensor:
+    """weight (N, K), gram (K, K) = sum of x x^T -> QTensor whose error is small where the inputs have energy.
+
+    grid: scales and zeros (N, G); None: each group's own range, when its turn comes.
+    """
     n, k = weight.shape
     width = spec.width(k)
     order = visiting_order(gram.diagonal(), width) if settings.order else torch.arange(k, device=weight.device)
@@ -117,9 +133,13 @@ def solve(weight: Tensor, gram: Tensor, spec: QuantSpec, storage: torch.dtype, s
         errors = torch.empty(n, stop - start, device=work.device)
         for column in range(start, stop):
             if column % width == 0:
-                grid = minmax_grid(work[:, column : column + width], QuantSpec(spec.bits, -1, spec.symmetric), storage)
-                scales.append(grid[0])
-                zeros.append(grid[1])
+                found = (
+                    minmax_grid(work[:, column : column + width], QuantSpec(spec.bits, -1, spec.symmetric), storage)
+                    if grid is None
+                    else tuple(part[:, int(order[column]) // width, None] for part in grid)
+                )
+                scales.append(found[0])
+                zeros.append(found[1])
             scale, zero = scales[-1][:, 0], zeros[-1][:, 0]
             code = ((work[:, column] / scale).round() + zero).clamp(0, spec.qmax)
             codes[:, column] = code

@@ -25,8 +25,9 @@ class OmniQuant:
     or 'none'. let: equivalent transformations; None means with quantised activations (the paper also uses them for
     OPT's weights alone: ask with let=True).
     lwc_lr, let_lr: rates of AdamW. alpha: start of the transformations (0.5 balances activations and weights).
-    aug_loss: also match the original block on quantised inputs; None means at 2 bits. skip_sinks: keep attention-sink
-    tokens, whose huge hidden states can be most of the loss, out of it; the paper counts them.
+    aug_loss: also match the original block on quantised inputs; None means where a linear has 2 bits.
+    skip_sinks: keep attention-sink tokens, whose huge hidden states can be most of the loss, out of it; the paper
+    counts them.
     """
 
     epochs: int = 20
@@ -40,6 +41,7 @@ class OmniQuant:
 
     summary = "LWC and LET trained block by block (the paper's recipe): minutes to hours, the best quality here"
     needs_data = True
+    finishing = None
 
     def __post_init__(self) -> None:
         if self.clip not in GRIDS:
@@ -67,16 +69,11 @@ class OmniQuant:
 
     def block(self, view: BlockView) -> dict[str, QTensor]:
         """QTensor by linear name; folds the transformations into view.module."""
-        spec = next(iter(view.specs.values()))
+        specs = list(view.specs.values())
+        shift, coarse = specs[0].input is not None, any(spec.weight.bits == 2 for spec in specs)
         params = parameters_of(view.module)
-        made = (
-            _transforms(view, params, LetSpec(self.alpha, shift=spec.input is not None))
-            if self.transforms_weights(spec)
-            else []
-        )
-        augmented = (
-            view.run(view.inputs) if (spec.weight.bits == 2 if self.aug_loss is None else self.aug_loss) else None
-        )
+        made = _transforms(view, params, LetSpec(self.alpha, shift=shift)) if self.transforms_weights(specs[0]) else []
+        augmented = view.run(view.inputs) if (coarse if self.aug_loss is None else self.aug_loss) else None
         block = LearnableBlock(params, made, {}, view.specs)
         folded = {
             name: tensor.detach() for name, tensor in block.folded().items()

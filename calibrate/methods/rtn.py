@@ -19,6 +19,7 @@ class RTN:
 
     summary = "round to nearest: seconds, no data, the baseline"
     needs_data = False
+    finishing = None
 
     def refuse(self, spec: LinearSpec, adapter: Adapter | None) -> str | None:
         """Serves every scheme and architecture."""

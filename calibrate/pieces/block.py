@@ -34,9 +34,13 @@ class LearnableBlock:
         """What the grids learn."""
         return [p for grid in self.grids.values() for p in grid.parameters()]
 
+    def offsets(self) -> list[Tensor]:
+        """Offsets of weights before rounding."""
+        return [p for grid in self.grids.values() for p in grid.offsets()]
+
     def parameters(self) -> list[Tensor]:
         """All that trains."""
-        return self.transform_parameters() + self.grid_parameters()
+        return self.transform_parameters() + self.grid_parameters() + self.offsets()
 
     def project(self) -> None:
         """Keeps every scale at 1e-2 or more, after an optimiser step."""
@@ -56,15 +60,19 @@ class LearnableBlock:
         params = dict(self.folded())
         for name, grid in self.grids.items():
             weight = params[name + ".weight"]
-            params[name + ".weight"] = fake_quantize(weight, *grid(weight), self.specs[name].weight)
+            scales, zeros = grid(weight)
+            params[name + ".weight"] = fake_quantize(grid.moved(weight, scales), scales, zeros, self.specs[name].weight)
         return params
 
     @torch.no_grad()
     def quantized(self, storage: torch.dtype) -> tuple[Params, dict[str, QTensor]]:
         """The folded parameters, and the QTensor of every linear."""
-        params = self.folded()
-        weights = {name: params[name + ".weight"] for name in self.grids}
-        return params, {n: encode(w, *self.grids[n](w), self.specs[n].weight, storage) for n, w in weights.items()}
+        params, found = self.folded(), {}
+        for name, grid in self.grids.items():
+            weight = params[name + ".weight"]
+            scales, zeros = grid(weight)
+            found[name] = encode(grid.moved(weight, scales), scales, zeros, self.specs[name].weight, storage)
+        return params, found
 
     def snapshot(self) -> list[Tensor]:
         """Copies of all that trains."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -13,17 +13,28 @@ from omniq.spec import QuantSpec
 LWC_START = 4.0
 
 
-class Grid(Protocol):
+class Grid(ABC):
     """Gives the grid of a weight, differentiably in its own parameters and in the weight."""
 
+    @abstractmethod
     def parameters(self) -> list[Tensor]:
-        """The tensors to train."""
+        """The tensors to train that decide the grid."""
 
+    @abstractmethod
     def __call__(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """weight (N, K) float32 -> scales, zeros (N, G) float32, scales already rounded to the storage dtype."""
 
+    def offsets(self) -> list[Tensor]:
+        """The tensors to train that move weights before they are rounded."""
+        return []
 
-class MinMax:
+    def moved(self, weight: Tensor, scales: Tensor) -> Tensor:
+        """The weight (N, K) that is rounded on the grid with these scales (N, G): the weight itself."""
+        del scales
+        return weight
+
+
+class MinMax(Grid):
     """Round-to-nearest's grid, from each group's range."""
 
     def __init__(self, weight: Tensor, spec: QuantSpec, storage: torch.dtype) -> None:
@@ -39,7 +50,7 @@ class MinMax:
         return minmax_grid(weight, self.spec, self.storage)
 
 
-class LWC:
+class LWC(Grid):
     """Learnable weight clipping (Shao et al., arXiv:2308.13137, eq. 2): each group's range times two sigmoids.
 
     Two raw values per group, 2 * N * G in all, starting at 4 (sigmoid 0.982). The range is measured anew from a weight
@@ -64,7 +75,7 @@ class LWC:
         return affine_grid(self.lower.sigmoid() * lo, self.upper.sigmoid() * hi, self.spec, self.storage)
 
 
-class Step:
+class Step(Grid):
     """Learned step size (Esser et al., arXiv:1902.08153): a factor on each scale, an offset of each zero.
 
     Starts at the range clipped as LWC starts; the zero point is rounded and kept in [0, 2**bits - 1].

@@ -16,7 +16,7 @@ LOOKED_AT = 16
 
 def foreign(subject: Subject, original: Subject, prompts: Sequence[str]) -> str:
     """Why states of `subject` mean nothing to `original` or to what was trained on it; '' where they do."""
-    shapes = [(len(one.blocks), one.model.get_input_embeddings().weight.shape[-1]) for one in (subject, original)]
+    shapes = [(len(one.blocks), one.model.get_input_embeddings().embedding_dim) for one in (subject, original)]
     if shapes[0] != shapes[1]:
         (blocks, width), (other_blocks, other_width) = shapes
         return (

@@ -34,6 +34,20 @@ Out = Annotated[
 Checkpoint = Annotated[Path, typer.Argument(help="Folder that omniq quantize wrote.", metavar="OUT")]
 
 WBits = Annotated[int | None, option("--wbits", "-w", panel=BITS, default="4", help="Bits of a weight, 2 to 8.")]
+AvgBits = Annotated[
+    float | None,
+    option(
+        "--avg-bits",
+        panel=BITS,
+        default="the same bits everywhere",
+        help="Instead of --wbits: choose the bits of each layer by measured sensitivity, so many on average. This "
+        "counts the weights' codes; scales come on top, as with --wbits.",
+    ),
+]
+BitsChoices = Annotated[
+    str | None,
+    option("--bits-choices", panel=BITS, default="2,3,4,8", metavar="A,B,...", help="Bits that --avg-bits mixes."),
+]
 ABits = Annotated[
     int | None,
     option("--abits", "-a", panel=BITS, default="16", help="Bits of an activation, 2 to 8; 16 leaves them alone."),
@@ -71,9 +85,49 @@ Attention = Annotated[
         help="With --abits below 16, also quantise q, k and v inside attention.",
     ),
 ]
+Rotate = Annotated[
+    str | None,
+    option(
+        "--rotate",
+        panel=BITS,
+        default="inputs with --abits up to 4, none for rtn, gptq, awq and omniquant",
+        metavar="auto|none|fold|online|inputs",
+        help="Spread outliers over all channels first, for few --abits. fold: into the weights, so any runtime loads "
+        "the result; a table tied to the head is stored twice. online: also at run time, before the down projection "
+        "and on q and k; only omniq loads it. inputs: at run time before every linear, for any architecture.",
+    ),
+]
+SearchClips = Annotated[
+    bool | None,
+    option(
+        "--search-clips/--no-search-clips",
+        panel=BITS,
+        default="on where --rotate is by default",
+        help="With --abits below 16, clip what each linear reads by a ratio found on the calibration data; only omniq "
+        "loads the result.",
+    ),
+]
 Format = Annotated[
     str | None,
     option("--format", panel=BITS, default="compressed-tensors", help="Layout of the checkpoint: omniq list formats."),
+]
+TableBits = Annotated[
+    int | None,
+    option(
+        "--embed-bits",
+        panel=BITS,
+        default="16",
+        help="Bits of the embedding table and the output head: 16, 8 or 4. Fewer runtimes load them: see --dry-run.",
+    ),
+]
+TableGroup = Annotated[
+    int | None,
+    option(
+        "--embed-group-size",
+        panel=BITS,
+        default="--group-size if it divides a row, else 64, 32 or 128",
+        help="Values of a row of that table that share a scale; -1: the whole row.",
+    ),
 ]
 
 Preset = Annotated[
@@ -202,7 +256,7 @@ EmbedBits = Annotated[
     int,
     typer.Option(
         "--embed-bits",
-        help="16, or 8 or 4: round the embedding table and the output head while they are loaded.",
+        help="8 or 4: round the embedding table and the output head while they are loaded; 16: as they are stored.",
         rich_help_panel=RUN,
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from omniq.errors import DataError
 
 if TYPE_CHECKING:
     from omniq.eval.windows import EvalSpec
+    from omniq.recipe import Recipe
     from omniq.report import Plan, Report
 
 
@@ -20,11 +21,17 @@ def command(
     model: o.Model,
     out: o.Out,
     wbits: o.WBits = None,
+    avg_bits: o.AvgBits = None,
+    bits_choices: o.BitsChoices = None,
     abits: o.ABits = None,
     group_size: o.GroupSize = None,
     symmetric: o.Symmetric = None,
     act_symmetric: o.ActSymmetric = None,
     attention: o.Attention = None,
+    rotate: o.Rotate = None,
+    search_clips: o.SearchClips = None,
+    embed_bits: o.TableBits = None,
+    embed_group_size: o.TableGroup = None,
     format: o.Format = None,
     calib: o.Calib = None,
     samples: o.Samples = None,
@@ -58,20 +65,25 @@ def command(
     Run the same command again after an interruption and it goes on where it stopped.
     """
     from omniq import hf, pipeline
-    from omniq.cli.progress import ProgressReport
     from omniq.cli.recipes import recipe_from
     from omniq.cli.torch_options import device_named
 
-    recipe = recipe_from(config, ctx.params)
-    evaluate = eval_spec(eval_text, eval_windows, eval_length)
+    recipe, evaluate = recipe_from(config, ctx.params), eval_spec(eval_text, eval_windows, eval_length)
     shared = {"overwrite": overwrite, "revision": revision, "trust_remote_code": trust_remote_code}
-    place = device_named(device)
+    shared["device"] = device_named(device)
     hf.quiet()
     if dry_run:
-        return show_plan(pipeline.plan(model, out, recipe, device=place, **shared), as_json)
+        return show_plan(pipeline.plan(model, out, recipe, **shared), as_json)
+    show_report(quantized(model, out, recipe, quiet, {**shared, "evaluate": evaluate}), as_json, quiet)
+
+
+def quantized(model: str, out: Path, recipe: Recipe, quiet: bool, settings: dict[str, Any]) -> Report:
+    """Runs the quantisation with its progress shown. settings: of pipeline.quantize, by name."""
+    from omniq import pipeline
+    from omniq.cli.progress import ProgressReport
+
     with ProgressReport(quiet) as listener:
-        report = pipeline.quantize(model, out, recipe, device=place, evaluate=evaluate, on_event=listener, **shared)
-    show_report(report, as_json, quiet)
+        return pipeline.quantize(model, out, recipe, on_event=listener, **settings)
 
 
 def eval_spec(text: Path | None, windows: int, length: int) -> EvalSpec | None:
@@ -98,6 +110,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ("model", plan.model),
         ("scheme", plan.scheme),
         ("size", f"{plan.blocks} blocks, {plan.linears} linear layers to quantise, {plan.parameters:,} parameters"),
+        *([("embedding table", plan.tables)] if plan.tables else []),
         ("bits per weight", f"{plan.bits_per_weight:.2f}"),
         ("on disk", f"{human_bytes(plan.size_before)} -> {human_bytes(plan.size_after)}"),
         ("peak memory", f"about {human_bytes(plan.peak_memory)}"),
@@ -126,7 +139,9 @@ def report_pairs(report: Report) -> list[tuple[str, str]]:
 
     pairs = [
         ("written to", report.out),
+        *([("embedding table", report.tables)] if report.tables else []),
         ("bits per weight", f"{report.bits_per_weight:.2f}"),
+        *([("chosen bits", report.allocation)] if report.allocation else []),
         ("size", f"{human_bytes(report.size_before)} -> {human_bytes(report.size_after)}"),
         ("time", duration(report.seconds)),
         ("peak memory", human_bytes(report.peak_memory)),

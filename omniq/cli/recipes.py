@@ -22,7 +22,18 @@ DATA = {
     "column": "column",
 }
 METHOD = ("epochs", "let", "lwc_lr", "let_lr", "alpha", "aug_loss")
-PLAIN = ("preset", "attention", "batch_size", "format", "seed")
+PLAIN = (
+    "preset",
+    "attention",
+    "batch_size",
+    "format",
+    "embed_bits",
+    "embed_group_size",
+    "seed",
+    "avg_bits",
+    "rotate",
+    "search_clips",
+)
 
 Values = Mapping[str, Any]
 
@@ -38,6 +49,12 @@ def recipe_values(base: Values, params: Values) -> dict[str, Any]:
     """The mapping of a recipe file with the given parameters put over it."""
     given = {name: value for name, value in params.items() if value is not None}
     values = {**base, **{name: given[name] for name in PLAIN if name in given}}
+    if "avg_bits" in given and "wbits" in given:
+        raise UsageError("--wbits and --avg-bits both say how many bits a weight has; give one of them")
+    if "wbits" in given:
+        values = {key: value for key, value in values.items() if key not in ("avg_bits", "bits_choices")}
+    if "bits_choices" in given:
+        values["bits_choices"] = numbers(given["bits_choices"])
     values["scheme"] = str(scheme(str(base.get("scheme", DEFAULT_SCHEME)), given))
     values["data"] = _over(base, "data", {key: given[name] for name, key in DATA.items() if name in given})
     # Options in the file belong to the preset in the file.
@@ -66,6 +83,14 @@ def scheme(base: str, given: Values) -> LinearSpec:
     if bits == FLOAT_BITS and "act_symmetric" in given:
         raise UsageError("--act-symmetric and --act-asymmetric need quantised activations; add for example --abits 8")
     return LinearSpec(weight, act_spec(bits, given.get("act_symmetric", spec.input.symmetric if spec.input else True)))
+
+
+def numbers(text: str) -> list[int]:
+    """'2,3,4' -> [2, 3, 4]."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--bits-choices {text!r} is no list of whole numbers; write for example 2,3,4") from None
 
 
 def assignments(texts: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ q + 2**(bits-1): exactly our unsigned codes and zero points.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from omniq.errors import ModelError, UsageError
 from omniq.formats.base import FORMATS
 from omniq.formats.bitpack import pack_bits, unpack_bits, words_for
-from omniq.formats.ct_config import quantization_config, specs_by_name
+from omniq.formats.ct_config import mixing_refusal, quantization_config, specs_by_name
+from omniq.formats.ct_tables import CompressedTables
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, QuantSpec
 
@@ -30,6 +31,9 @@ class CompressedTensors:
 
     loaders = "transformers (with compressed-tensors), vLLM, SGLang, omniq"
 
+    def __init__(self) -> None:
+        self.tables = CompressedTables(self)
+
     def refuse(self, spec: LinearSpec, shape: tuple[int, int]) -> str | None:
         """Why a layer of shape (N, K) cannot be stored, or None."""
         n, k = shape
@@ -41,8 +45,14 @@ class CompressedTensors:
             return str(error)
         return None
 
+    def refuse_mixed(self, specs: Iterable[LinearSpec], expand: bool) -> str | None:
+        """Why linears with all of these specs cannot stand in one checkpoint, or None."""
+        return mixing_refusal(specs, expand)
+
     def loaded_by(self, spec: LinearSpec) -> tuple[str, ...]:
         """The runtimes that load this spec, one sentence each."""
+        if spec != spec.plain():
+            return (_not_elsewhere(spec), "omniq: yes.")
         return (_transformers(spec), _vllm(spec), _sglang(spec), "omniq: yes.")
 
     def leaves(self, spec: LinearSpec) -> tuple[str, ...]:
@@ -119,6 +129,14 @@ def _check(
     hint = " (before version 0.18 compressed-tensors packed this width in another way; write it again)" if old else ""
     wanted = " or ".join(map(str, dtypes))
     raise ModelError(f"{name} is {tensor.dtype} {list(tensor.shape)}; {spec} needs {wanted} {list(shape)}{hint}")
+
+
+def _not_elsewhere(spec: LinearSpec) -> str:
+    what = "transforms its inputs" if spec.transform else "clips its activations"
+    return (
+        f"transformers, vLLM, SGLang: no (a layer {what} at run time, which only omniq.load computes; transformers "
+        "ends with an error about the config)."
+    )
 
 
 def _transformers(spec: LinearSpec) -> str:

@@ -8,7 +8,7 @@ expression, and an expression over a class.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omniq.errors import ModelError, UnsupportedError
@@ -16,8 +16,17 @@ from omniq.spec import ActSpec, LinearSpec, QuantSpec
 
 METHOD = "compressed-tensors"
 LAYOUT = "pack-quantized"
+OMNIQ_LAYOUT = "omniq-pack-quantized"
+"""The same tensors, for a model whose linears transform or clip their inputs. The library has no words for that and
+reads past what it does not know, so it is given a layout it must refuse."""
+RECORD = "omniq_linears"
+"""Where such a model's specs stand in full, by name."""
+PLAIN_LAYOUT = "int-quantized"
+"""An int8 for each code; of embedding tables and output heads only."""
 CLASS = "Linear"
 HEAD = "lm_head"
+EXPERTS = r"re:.*\.experts\.\d+\..*"
+"""All experts of a model."""
 UNUSED = ("output_activations", "kv_cache_scheme", "transform_config")
 """Settings that change what a layer computes in ways that a LinearSpec cannot say."""
 
@@ -44,12 +53,13 @@ def quantization_config(
     """
     names: dict[LinearSpec, list[str]] = {}
     for name, spec in linears.items():
-        names.setdefault(spec, []).append(name)
-    if len(names) > 1 and not all(spec.weight.symmetric for spec in names):
-        schemes = ", ".join(sorted(map(str, names)))
-        raise UnsupportedError(f"{METHOD} cannot mix schemes when one is asymmetric ({schemes}); use symmetric weights")
+        names.setdefault(spec.plain(), []).append(name)
+    if reason := mixing_refusal(names, expand):
+        raise UnsupportedError(f"{METHOD} {reason}")
+    if len(names) > 1 and sum(EXPERTS in _targets(targets) for targets in names.values()) > 1:
+        raise UnsupportedError(f"{METHOD} cannot give the experts of a model different schemes; use one for all")
     groups = {
-        f"group_{index}": {"targets": [CLASS] if len(names) == 1 else targets, **_scheme(spec)}
+        f"group_{index}": {"targets": [CLASS] if len(names) == 1 else _targets(targets), **scheme_entry(spec)}
         for index, (spec, targets) in enumerate(names.items())
     }
     head = () if HEAD in linears else (HEAD,)
@@ -60,12 +70,41 @@ def quantization_config(
         "ignore": list(dict.fromkeys((*head, *ignore))),
         "config_groups": groups,
     }
+    if special := {name: str(spec) for name, spec in linears.items() if spec != spec.plain()}:
+        config |= {"format": OMNIQ_LAYOUT, RECORD: special}
+        for group in groups.values():
+            group["format"] = OMNIQ_LAYOUT
     if any((expand or not spec.weight.symmetric) and spec.input is None for spec in names):
         config["dequantize"] = True
     return config
 
 
-def _scheme(spec: LinearSpec) -> dict[str, Any]:
+def mixing_refusal(specs: Iterable[LinearSpec], expand: bool) -> str | None:
+    """Why a model with all of these specs cannot be said in one config, or None.
+
+    transformers expands every weight of a checkpoint by the first group when it is asked to expand at all.
+    """
+    distinct = {spec.plain() for spec in specs}
+    listed = ", ".join(sorted(map(str, distinct)))
+    if len(distinct) > 1 and not all(spec.weight.symmetric for spec in distinct):
+        return f"cannot mix schemes when one is asymmetric ({listed}); use symmetric weights"
+    if len(distinct) > 1 and expand and any(spec.input is None for spec in distinct):
+        return (
+            f"cannot mix schemes ({listed}) in an architecture with a linear class of its own, since transformers "
+            "expands all of them by one scheme; use the same bits everywhere"
+        )
+    return None
+
+
+def _targets(names: Iterable[str]) -> list[str]:
+    """The linears of one group among several: by name, and experts by an expression that holds for all of them.
+
+    By such an expression transformers finds the one group that all experts of a model are in.
+    """
+    return list(dict.fromkeys(EXPERTS if _matches(EXPERTS[3:], name) else name for name in names))
+
+
+def scheme_entry(spec: LinearSpec) -> dict[str, Any]:
     """One config group without its targets. The format is repeated: with activations it would be guessed wrongly."""
     weight = spec.weight
     group = (
@@ -88,18 +127,37 @@ def specs_by_name(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str
     """Spec by name for those of `names` (full names of linears) that are quantised; None: another method's config."""
     if config.get("quant_method") != METHOD:
         return None
-    schemes = _schemes_by_target(config)
-    ignored = _strings(config.get("ignore") or [], "ignore")
+    schemes = schemes_by_target(config)
+    ignored = strings(config.get("ignore") or [], "ignore")
     found = {}
     for name in names:
-        target = _target(name, tuple(schemes))
-        if target is not None and _target(name, ignored) is None:
-            found[name] = schemes[target]
-    return found
+        target = decisive_target(name, tuple(schemes))
+        if target is not None and decisive_target(name, ignored) is None:
+            found[name], layout = schemes[target]
+            if layout == PLAIN_LAYOUT:
+                raise UnsupportedError(
+                    f"{name} is stored as {layout!r}; omniq reads linears as {LAYOUT!r}, so convert it first"
+                )
+    return found | _recorded(config, found)
 
 
-def _schemes_by_target(config: Mapping[str, Any]) -> dict[str, LinearSpec]:
-    """target -> spec, with everything that omniq does not compute refused by name."""
+def _recorded(config: Mapping[str, Any], plain: Mapping[str, LinearSpec]) -> dict[str, LinearSpec]:
+    """The specs that only omniq's own record can say; they must agree with the config groups in all that those say."""
+    record = config.get(RECORD) or {}
+    if not isinstance(record, Mapping) or not all(isinstance(text, str) for text in record.values()):
+        raise ModelError(f"{RECORD} in quantization_config must be a mapping of names to schemes, got {record!r}")
+    specs = {name: LinearSpec.parse(text) for name, text in record.items()}
+    wrong = next((name for name, spec in specs.items() if plain.get(name) != spec.plain()), None)
+    if wrong is not None:
+        raise ModelError(
+            f"{RECORD} in quantization_config gives {wrong} as {record[wrong]}, which its config group does not; "
+            "config.json was changed or is of another model"
+        )
+    return specs
+
+
+def schemes_by_target(config: Mapping[str, Any]) -> dict[str, tuple[LinearSpec, str]]:
+    """target -> spec and layout, with everything that omniq does not compute refused by name."""
     _refuse_extras(config, "quantization_config")
     if config.get("sparsity_config") and config["sparsity_config"].get("format") not in (None, "dense"):
         raise UnsupportedError(f"sparse checkpoints ({config['sparsity_config']}) are not supported; use a dense one")
@@ -114,16 +172,16 @@ def _schemes_by_target(config: Mapping[str, Any]) -> dict[str, LinearSpec]:
         or not all(isinstance(group, Mapping) for group in groups.values())
     ):
         raise ModelError("quantization_config has no usable config_groups; write the checkpoint again")
-    schemes: dict[str, LinearSpec] = {}
+    schemes: dict[str, tuple[LinearSpec, str]] = {}
     for place, group in groups.items():
         _refuse_extras(group, place)
         layout = group.get("format") or config.get("format")
-        if layout != LAYOUT:
+        if layout not in (LAYOUT, OMNIQ_LAYOUT, PLAIN_LAYOUT):
             raise UnsupportedError(
                 f"{place} is stored as {layout!r}; omniq reads {LAYOUT!r}, so convert the checkpoint first"
             )
         spec = _spec(group, place)
-        schemes |= dict.fromkeys(_strings(group.get("targets"), f"{place}: targets"), spec)
+        schemes |= dict.fromkeys(strings(group.get("targets"), f"{place}: targets"), (spec, layout))
     return schemes
 
 
@@ -135,18 +193,19 @@ def _refuse_extras(values: Mapping[str, Any], place: str) -> None:
             )
 
 
-def _strings(values: Any, place: str) -> tuple[str, ...]:
+def strings(values: Any, place: str) -> tuple[str, ...]:
+    """A list of names from a config, checked. place: for the error."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ModelError(f"{place} must be a list of names, got {values!r}")
     return tuple(values)
 
 
-def _target(name: str, targets: tuple[str, ...]) -> str | None:
-    """The target that decides for the linear `name`, or None."""
+def decisive_target(name: str, targets: tuple[str, ...], kind: str = CLASS) -> str | None:
+    """The target that decides for the module `name` of class `kind`, or None."""
     if name in targets:
         return name
     matching = (target for target in sorted(targets) if target.startswith("re:") and _matches(target[3:], name))
-    return next(matching, CLASS if CLASS in targets else None)
+    return next(matching, kind if kind in targets else None)
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -33,7 +33,7 @@ class OpenModel:
     adapter: the architecture's table or None. blocks: path of the decoder blocks. linears: full names of what to
     quantise, in order; skipped: linears of the blocks left in floating point -> the reason. dtype: what the linears are
     stored in (in a quantised checkpoint, the other weights). tied: the output head is the embedding.
-    attention_hook: whether set_attention has an effect.
+    attention_hook: whether set_attention has an effect. online: linears whose input is transformed at run time.
     """
 
     folder: Path
@@ -49,6 +49,7 @@ class OpenModel:
     attention_hook: bool
     reader: Reader = field(repr=False)
     names: Mapping[str, str] = field(repr=False)
+    online: frozenset[str] = frozenset()
 
     def stored_name(self, param: str) -> str:
         """The checkpoint's name for a parameter, or persistent buffer, of the skeleton."""
@@ -57,6 +58,10 @@ class OpenModel:
     def read(self, param: str) -> Tensor:
         """A parameter of the skeleton, as stored; ModelError when it has NaN values."""
         return without_nan(self.reader.read(self.names[param]), self.names[param])
+
+    def has_own_linears(self) -> bool:
+        """Whether linears to quantise are of a class of the architecture's own, which reads its weight itself."""
+        return any(type(self.skeleton.get_submodule(name)) is not nn.Linear for name in self.linears)
 
     def dense_linears(self) -> tuple[str, ...]:
         """Modules with a weight (N, K) that are never quantised and not in `skipped`: the output head, routers."""
@@ -90,7 +95,7 @@ def open_model(folder: Path, *, trust_remote_code: bool = False, quantized: bool
         skeleton.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     reader = Reader(folder)
     names = _names(skeleton, _answered(reader.names(), quantized), folder)
-    _match(skeleton, reader, names, folder)
+    _match(skeleton, reader, names, folder, quantized)
     weights = [names[f"{name}.weight"] for name in chosen]
     dtype = _common_dtype(reader, weights) or _common_dtype(reader, names.values())
     tied = _is_tied(skeleton)
@@ -107,7 +112,8 @@ def _answered(stored: Iterable[str], quantized: bool) -> set[str]:
 
 def _common_dtype(reader: Reader, names: Iterable[str]) -> torch.dtype | None:
     """The dtype of most of the named tensors that are stored."""
-    dtypes = Counter(reader.info(name).dtype for name in names if name in reader)
+    stored = (reader.info(name).dtype for name in names if name in reader)
+    dtypes = Counter(dtype for dtype in stored if dtype in FLOATS)
     return dtypes.most_common(1)[0][0] if dtypes else None
 
 
@@ -136,8 +142,11 @@ def _names(skeleton: nn.Module, available: set[str], folder: Path) -> dict[str, 
 
 
 @torch.no_grad()
-def _match(skeleton: nn.Module, reader: Reader, names: Mapping[str, str], folder: Path) -> None:
-    """Checks every stored tensor against the skeleton, which takes over its dtype; reads the persistent buffers."""
+def _match(skeleton: nn.Module, reader: Reader, names: Mapping[str, str], folder: Path, quantized: bool) -> None:
+    """Checks every stored tensor against the skeleton, which takes over its dtype; reads the persistent buffers.
+
+    quantized: admit codes, which have their scales beside them.
+    """
     for name, value in skeleton.state_dict(keep_vars=True).items():
         if name not in names or names[name] not in reader:
             continue
@@ -150,6 +159,8 @@ def _match(skeleton: nn.Module, reader: Reader, names: Mapping[str, str], folder
             )
         if not isinstance(value, nn.Parameter):
             value.copy_(reader.read(names[name]))
+            continue
+        if quantized and info.dtype == torch.int8 and f"{names[name]}_scale" in reader:
             continue
         if info.dtype not in FLOATS:
             raise ModelError(

@@ -89,6 +89,25 @@ class GatedBlock:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """A residual stream that an orthogonal matrix may rotate: only RMS norms read it, and linears write it.
+
+    writers: every linear whose output is added to the stream as it is (glob patterns, as in NormFold). final_norm: full
+    name of the norm before the output head. The readers inside a block are those of its NormFolds.
+    """
+
+    writers: tuple[str, ...]
+    final_norm: str = "model.norm"
+
+
+MEAN_SUBTRACTED = "its norms subtract the mean of the residual stream, which a rotation does not keep"
+"""Why an architecture of LayerNorms has no Stream."""
+
+NORMED_WRITERS = "a norm stands between attention or MLP and the residual stream, and its weights do not fold"
+"""Why an architecture with norms behind its blocks has no Stream."""
+
+
+@dataclass(frozen=True)
 class Adapter:
     """One architecture. All names are relative to a decoder block unless said otherwise.
 
@@ -97,7 +116,8 @@ class Adapter:
     (1 + weight) * x, as Gemma does. rotary: 'half' where rotary pairs are (d, d + r/2), 'none' without rotary
     embedding; r = head_dim * partial_rotary_factor. skip: glob patterns of linears that stay in floating point.
     when: (config entry, value) pairs that must all hold, where one model type has blocks of several kinds.
-    gated: how its block is put together, where it is a gated block.
+    gated: how its block is put together, where it is a gated block. stream: its residual stream, or why that cannot be
+    rotated.
     """
 
     model_types: tuple[str, ...]
@@ -108,6 +128,7 @@ class Adapter:
     skip: tuple[str, ...] = ()
     when: tuple[tuple[str, Any], ...] = ()
     gated: GatedBlock | None = None
+    stream: Stream | str = "its table does not say what writes to the residual stream"
 
     def serves(self, model_type: str, settings: Mapping[str, Any]) -> bool:
         """Whether the table describes a model of this type with these config entries."""

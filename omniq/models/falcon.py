@@ -1,7 +1,7 @@
 """Falcon: one model type with four blocks. q, k and v lie in one linear layer, grouped by KV head in all of them
 (7B: one group; RW: as many groups as heads); what differs is which norm feeds which linear layer."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, Fold, NormFold, Part, QueryKeyFold, ValueFold
+from omniq.models.adapter import ADAPTERS, MEAN_SUBTRACTED, Adapter, Fold, NormFold, Part, QueryKeyFold, ValueFold
 
 QKV, UP = "self_attention.query_key_value", "mlp.dense_h_to_4h"
 ATTENTION: tuple[Fold, ...] = (
@@ -18,6 +18,7 @@ ADAPTERS.add("falcon")(
         blocks="transformer.h",
         folds=(NormFold("ln_attn", (QKV,)), NormFold("ln_mlp", (UP,)), *ATTENTION),
         when=(*NEW, ("num_ln_in_parallel_attn", 2), ("alibi", False)),
+        stream=MEAN_SUBTRACTED,
     )
 )
 ADAPTERS.add("falcon-11b")(
@@ -26,6 +27,7 @@ ADAPTERS.add("falcon-11b")(
         blocks="transformer.h",
         folds=SHARED_NORM,
         when=(*NEW, ("num_ln_in_parallel_attn", 1), ("parallel_attn", True), ("alibi", False)),
+        stream=MEAN_SUBTRACTED,
     )
 )
 ADAPTERS.add("falcon-7b")(
@@ -34,6 +36,7 @@ ADAPTERS.add("falcon-7b")(
         blocks="transformer.h",
         folds=SHARED_NORM,
         when=(*OLD, ("parallel_attn", True), ("alibi", False)),
+        stream=MEAN_SUBTRACTED,
     )
 )
 ADAPTERS.add("falcon-rw")(
@@ -43,5 +46,6 @@ ADAPTERS.add("falcon-rw")(
         folds=(NormFold("input_layernorm", (QKV,)), NormFold("post_attention_layernorm", (UP,)), *ATTENTION),
         rotary="none",
         when=(*OLD, ("parallel_attn", False), ("alibi", True)),
+        stream=MEAN_SUBTRACTED,
     )
 )

@@ -1,6 +1,6 @@
 """Gemma 2: norms compute (1 + weight) * x. The norms behind attention and MLP feed the residual stream, no linear."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, NORMED_WRITERS, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
 
 ADAPTERS.add("gemma2")(
     Adapter(
@@ -14,5 +14,6 @@ ADAPTERS.add("gemma2")(
             UpFold(Part("mlp.up_proj"), "mlp.down_proj"),
         ),
         norm_offset=1.0,
+        stream=NORMED_WRITERS,
     )
 )

@@ -1,6 +1,16 @@
 """Gemma 3, text: Gemma 2's block with a norm on q and k per head, stored as 1 + weight like every other."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, GatedBlock, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import (
+    ADAPTERS,
+    NORMED_WRITERS,
+    Adapter,
+    GatedBlock,
+    NormFold,
+    Part,
+    QueryKeyFold,
+    UpFold,
+    ValueFold,
+)
 
 ADAPTERS.add("gemma3")(
     Adapter(
@@ -21,5 +31,6 @@ ADAPTERS.add("gemma3")(
             attention_output_norm="post_attention_layernorm",
             mlp_output_norm="post_feedforward_layernorm",
         ),
+        stream=NORMED_WRITERS,
     )
 )

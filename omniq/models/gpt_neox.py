@@ -1,6 +1,6 @@
 """GPT-NeoX, Pythia: q, k and v of each head side by side in one linear layer; no scale passes through its GELU."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, ValueFold
+from omniq.models.adapter import ADAPTERS, MEAN_SUBTRACTED, Adapter, NormFold, Part, QueryKeyFold, ValueFold
 
 QKV = "attention.query_key_value"
 
@@ -14,5 +14,6 @@ ADAPTERS.add("gpt_neox")(
             ValueFold(Part(QKV, "v", "heads"), "attention.dense"),
             QueryKeyFold(Part(QKV, "q", "heads"), Part(QKV, "k", "heads")),
         ),
+        stream=MEAN_SUBTRACTED,
     )
 )

@@ -1,6 +1,6 @@
 """Llama and the models that share its block: SmolLM, Mistral, Qwen 2 (its q, k, v biases need nothing special)."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, GatedBlock, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, Adapter, GatedBlock, NormFold, Part, QueryKeyFold, Stream, UpFold, ValueFold
 
 ADAPTERS.add("llama")(
     Adapter(
@@ -14,5 +14,6 @@ ADAPTERS.add("llama")(
             UpFold(Part("mlp.up_proj"), "mlp.down_proj"),
         ),
         gated=GatedBlock(),
+        stream=Stream(("self_attn.o_proj", "mlp.down_proj")),
     )
 )

@@ -1,6 +1,6 @@
 """Mixtral: Mistral's attention; the router and all experts read the norm."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, Stream, UpFold, ValueFold
 
 ADAPTERS.add("mixtral")(
     Adapter(
@@ -13,5 +13,6 @@ ADAPTERS.add("mixtral")(
             QueryKeyFold(Part("self_attn.q_proj"), Part("self_attn.k_proj")),
             UpFold(Part("mlp.experts.*.up_proj"), "mlp.experts.*.down_proj"),
         ),
+        stream=Stream(("self_attn.o_proj", "mlp.experts.*.down_proj")),
     )
 )

@@ -4,7 +4,7 @@ Only with the norm in front (do_layer_norm_before): OPT-350m puts it behind, whe
 stream, so nothing folds there. Galactica is an OPT with GELU.
 """
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, MEAN_SUBTRACTED, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
 
 FOLDS = (
     NormFold("self_attn_layer_norm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
@@ -20,6 +20,7 @@ ADAPTERS.add("opt")(
         folds=(*FOLDS, UpFold(Part("fc1"), "fc2")),
         rotary="none",
         when=(("do_layer_norm_before", True), ("activation_function", "relu")),
+        stream=MEAN_SUBTRACTED,
     )
 )
 ADAPTERS.add("galactica")(
@@ -29,5 +30,6 @@ ADAPTERS.add("galactica")(
         folds=FOLDS,
         rotary="none",
         when=(("do_layer_norm_before", True), ("activation_function", "gelu")),
+        stream=MEAN_SUBTRACTED,
     )
 )

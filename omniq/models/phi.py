@@ -1,6 +1,6 @@
 """Phi 1, 1.5 and 2: attention and MLP read the same norm; GELU lies between fc1 and fc2, so no scale passes there."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, ValueFold
+from omniq.models.adapter import ADAPTERS, MEAN_SUBTRACTED, Adapter, NormFold, Part, QueryKeyFold, ValueFold
 
 ADAPTERS.add("phi")(
     Adapter(
@@ -12,5 +12,6 @@ ADAPTERS.add("phi")(
             QueryKeyFold(Part("self_attn.q_proj"), Part("self_attn.k_proj")),
         ),
         when=(("qk_layernorm", False),),
+        stream=MEAN_SUBTRACTED,
     )
 )

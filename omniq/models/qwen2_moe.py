@@ -3,7 +3,7 @@
 The patterns name the readers of sparse and dense layers alike, as in qwen3_moe.py.
 """
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, Stream, UpFold, ValueFold
 
 ADAPTERS.add("qwen2_moe")(
     Adapter(
@@ -17,5 +17,6 @@ ADAPTERS.add("qwen2_moe")(
             UpFold(Part("mlp.*up_proj"), "mlp.*down_proj"),
         ),
         skip=("mlp.shared_expert_gate",),
+        stream=Stream(("self_attn.o_proj", "mlp.*down_proj")),
     )
 )

@@ -1,6 +1,6 @@
 """Qwen 3: Llama's block with a norm on q and k per head, which takes the place of the projections in the q/k fold."""
 
-from omniq.models.adapter import ADAPTERS, Adapter, GatedBlock, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, Adapter, GatedBlock, NormFold, Part, QueryKeyFold, Stream, UpFold, ValueFold
 
 ADAPTERS.add("qwen3")(
     Adapter(
@@ -14,5 +14,6 @@ ADAPTERS.add("qwen3")(
             UpFold(Part("mlp.up_proj"), "mlp.down_proj"),
         ),
         gated=GatedBlock(query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"),
+        stream=Stream(("self_attn.o_proj", "mlp.down_proj")),
     )
 )

@@ -3,7 +3,7 @@
 The patterns name the readers of both kinds of layer: mlp.gate (the router), mlp.experts.N.gate_proj, mlp.gate_proj.
 """
 
-from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, UpFold, ValueFold
+from omniq.models.adapter import ADAPTERS, Adapter, NormFold, Part, QueryKeyFold, Stream, UpFold, ValueFold
 
 ADAPTERS.add("qwen3_moe")(
     Adapter(
@@ -16,5 +16,6 @@ ADAPTERS.add("qwen3_moe")(
             QueryKeyFold(Part("self_attn.q_norm"), Part("self_attn.k_norm"), norms=True),
             UpFold(Part("mlp.*up_proj"), "mlp.*down_proj"),
         ),
+        stream=Stream(("self_attn.o_proj", "mlp.*down_proj")),
     )
 )

@@ -56,6 +56,8 @@ def dequantized(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
     opened = open_model(checked_folder(folder), trust_remote_code=trust_remote_code, quantized=True)
     for name, (q, _) in quantized_linears(opened).items():
         assign(opened.skeleton, [(f"{name}.weight", q.dequantize())])
+    tables = runtime.stored_tables(opened)
+    assign(opened.skeleton, tables.dense(tables.read(opened.reader)).items())
     names = [name for name, param in opened.skeleton.named_parameters() if param.is_meta]
     assign(opened.skeleton, ((name, opened.read(name).float()) for name in names))
     opened.skeleton.tie_weights()

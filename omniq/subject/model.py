@@ -37,7 +37,7 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Where the model's inputs go."""
-        return self.model.get_input_embeddings().weight.device
+        return next(self.model.parameters()).device
 
     @property
     def blocks(self) -> nn.ModuleList:

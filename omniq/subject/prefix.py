@@ -107,8 +107,8 @@ def padded(rows: Sequence[Sequence[int]], width: int, device: torch.device) -> t
 
 def holds_all(cache: Any, count: int, width: int) -> bool:
     """Whether every layer of the cache has keys and values (B, H, T, D) of all T tokens, which can be repeated."""
-    layers = getattr(cache, "layers", None)
-    if not layers or not hasattr(cache, "batch_select_indices"):
+    layers, repeat = getattr(cache, "layers", None), getattr(cache, "batch_select_indices", None)
+    if not layers or repeat is None:
         return False
     keys = [getattr(layer, "keys", None) for layer in layers]
     return all(

@@ -14,7 +14,8 @@ from omniq.errors import ModelError, UsageError
 from omniq.hf import load_dense
 from omniq.kernels.cpu import Cpu
 from omniq.nn import DenseHead, QuantEmbedding, QuantLinear
-from omniq.tables import quantize_tables, quantized_table, table_spec
+from omniq.vocab.modules import quantize_tables
+from omniq.vocab.rounding import quantized_table, table_spec
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,130 @@
+"""fast, default, best: searched scales and ranges, compensated integers, learned rounding, scales tuned end to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from omniq.calibrate.endtoend import EndToEnd
+from omniq.calibrate.method import METHODS
+from omniq.calibrate.methods.gptq import GPTQ, solve
+from omniq.calibrate.pieces.block import LearnableBlock
+from omniq.calibrate.pieces.let import Params, parameters_of
+from omniq.calibrate.pieces.ranges import searched_ranges
+from omniq.calibrate.pieces.rounding import Rounding
+from omniq.calibrate.pieces.scaling import Felt, felt, searched_scales
+from omniq.calibrate.tuning import Tuning, tune
+from omniq.calibrate.view import BlockView
+from omniq.errors import UsageError
+from omniq.grid import affine_grid
+from omniq.models.adapter import Adapter
+from omniq.qtensor import QTensor
+from omniq.spec import LinearSpec
+
+STATISTICS = 1 << 15
+"""Tokens from which second moments are taken, at most."""
+
+
+@METHODS.add("default")
+@dataclass(frozen=True)
+class Default:
+    """scaling: exponents searched for channel scales, 0 for none. compensate: start from GPTQ's integers (damp: its).
+
+    steps of signed gradient descent on rounding and ranges, each over `batch` sequences. rounding_lr, range_lr: None
+    means 1 / steps. drop: share of the largest errors that does not count. skip_sinks: nor do attention sinks.
+    final_epochs over the samples end to end, by the KL to the original; scale_lr, norm_lr: rates of its factors.
+    """
+
+    scaling: int = 20
+    compensate: bool = True
+    damp: float = 0.01
+    steps: int = 60
+    batch: int = 4
+    rounding_lr: float | None = None
+    range_lr: float | None = None
+    drop: float = 0.001
+    skip_sinks: bool = True
+    final_epochs: int = 1
+    scale_lr: float = 1e-3
+    norm_lr: float = 1e-3
+
+    summary = "searched scales and ranges, learned rounding, scales tuned end to end: minutes for small models"
+    needs_data = True
+
+    def __post_init__(self) -> None:
+        if self.scaling < 0:
+            raise UsageError(f"scaling is {self.scaling}; it must be 0 or more")
+        GPTQ(damp=self.damp)
+        self.tuning()
+        self.end_to_end()
+
+    def tuning(self) -> Tuning:
+        """The settings of the training of one block."""
+        rate = 1 / max(self.steps, 1)
+        rates = [rate if lr is None else lr for lr in (self.rounding_lr, self.range_lr)]
+        return Tuning(self.steps, self.batch, *rates, self.drop, self.skip_sinks)
+
+    def end_to_end(self) -> EndToEnd:
+        """The settings of the training of all blocks."""
+        return EndToEnd(self.final_epochs, self.batch, self.scale_lr, self.norm_lr)
+
+    @property
+    def finishing(self) -> EndToEnd | None:
+        """What is tuned end to end after the last block, or None."""
+        return self.end_to_end() if self.final_epochs else None
+
+    def refuse(self, spec: LinearSpec, adapter: Adapter | None) -> str | None:
+        """Serves every scheme and architecture; without a table there are no channel scales to search."""
+
+    def block(self, view: BlockView) -> dict[str, QTensor]:
+        """QTensor by linear name; folds the scales into view.module."""
+        found = felt(view, view.inputs[: max(1, STATISTICS // view.inputs.shape[1])])
+        params = parameters_of(view.module)
+        if self.scaling:
+            params = searched_scales(view, params, found, self.scaling)
+        grids = {name: self._rounding(view, name, params, found) for name in view.specs}
+        block = LearnableBlock(params, [], grids, view.specs)
+        del found
+        with view.quantized_activations():
+            tune(view, block, self.tuning())
+        final, quantized = block.quantized(view.storage)
+        for name, param in view.module.named_parameters():
+            param.data.copy_(final[name])
+        return quantized
+
+    def _rounding(self, view: BlockView, name: str, params: Params, found: Felt) -> Rounding:
+        """Learnable rounding of one linear, from its searched ranges and, if asked, from compensated integers."""
+        weight, spec = params[f"{name}.weight"].detach(), view.specs[name].weight
+        gram = found.grams[name].to(weight.device)
+        ranges = searched_ranges(weight, spec, view.storage, gram)
+        start = self._compensated(weight, gram, view, name, ranges) if self.compensate else None
+        return Rounding(weight, spec, view.storage, *ranges, start)
+
+    def _compensated(
+        self, weight: Tensor, gram: Tensor, view: BlockView, name: str, ranges: tuple[Tensor, Tensor]
+    ) -> QTensor:
+        spec = view.specs[name].weight
+        return solve(weight, gram, spec, view.storage, GPTQ(damp=self.damp), affine_grid(*ranges, spec, view.storage))
+
+
+@METHODS.add("fast")
+@dataclass(frozen=True)
+class Fast(Default):
+    """Default without gradients."""
+
+    steps: int = 0
+    final_epochs: int = 0
+
+    summary = "searched scales and ranges, compensated integers, no training: a minute or two for small models"
+
+
+@METHODS.add("best")
+@dataclass(frozen=True)
+class Best(Default):
+    """Default with more steps."""
+
+    steps: int = 200
+    final_epochs: int = 2
+
+    summary = "as default with more steps of both kinds: the best quality, several times as long"

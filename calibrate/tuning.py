@@ -1,0 +1,122 @@
+"""Learned rounding of one block: signed gradient descent on offsets and ranges, best iterate kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omniq.calibrate.pieces.block import LearnableBlock
+from omniq.calibrate.training import MEASURED, counted
+from omniq.calibrate.view import BlockView
+from omniq.errors import UsageError
+
+JUDGED = 4
+"""How many times, evenly spaced, the block is measured for the best iterate."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """steps of signed gradient descent, each over `batch` sequences; rates fall linearly to zero.
+
+    offset_lr: of the offsets, in quantisation steps; range_lr: of the factors on the ranges; both are how far one step
+    can go at first, so that steps * rate / 2 is as far as anything can travel. drop: the share of the largest errors
+    of a batch that does not count. skip_sinks: leave attention sinks out of the loss.
+    """
+
+    steps: int
+    batch: int
+    offset_lr: float
+    range_lr: float
+    drop: float = 0.0
+    skip_sinks: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch < 1 or self.offset_lr < 0 or self.range_lr < 0 or not 0 <= self.drop < 1:
+            raise UsageError(
+                f"steps={self.steps}, batch={self.batch}, rounding_lr={self.offset_lr}, range_lr={self.range_lr}, "
+                f"drop={self.drop}: steps and rates must be 0 or more, batch 1 or more, drop at least 0 and below 1"
+            )
+
+
+def tune(view: BlockView, block: LearnableBlock, tuning: Tuning) -> None:
+    """Trains `block` so that it maps view.inputs to view.target, both (B, T, D)."""
+    streams = [view.inputs, view.target, counted(view.target, tuning.skip_sinks)]
+    chosen = torch.linspace(0, len(view.inputs) - 1, min(MEASURED, len(view.inputs))).round().long()
+    samples = [stream[chosen] for stream in streams]
+    first = best = _measured(view, block, samples, tuning.drop)
+    kept = block.snapshot()
+    rates = [(block.offsets(), tuning.offset_lr), (block.grid_parameters(), tuning.range_lr)]
+    for step, rows in enumerate(_rows(len(view.inputs), tuning, view.seed)):
+        left = 1 - step / tuning.steps
+        if _gradients(view, block, [stream[rows] for stream in streams], tuning.drop):
+            _descend(rates, left)
+        else:
+            view.trace.skipped_steps += 1
+        if (step + 1) % max(1, tuning.steps // JUDGED) == 0 or step + 1 == tuning.steps:
+            loss = _measured(view, block, samples, tuning.drop)
+            if loss < best or not torch.isfinite(best):
+                best, kept = loss, block.snapshot()
+    block.restore(kept)
+    power = (samples[1].square() * samples[2]).sum() / (samples[2].sum().clamp(min=1) * samples[1].shape[-1])
+    view.trace.before, view.trace.after = float(first / power), float(best / power)
+
+
+def _rows(count: int, tuning: Tuning, seed: int) -> Iterator[Tensor]:
+    """Which sequences each step sees: all of them in a random order, then in another one."""
+    generator = torch.Generator().manual_seed(seed)
+    wanted = tuning.steps * tuning.batch
+    orders = [torch.randperm(count, generator=generator) for _ in range(-(-wanted // count))]
+    yield from torch.cat(orders)[:wanted].view(tuning.steps, tuning.batch) if orders else ()
+
+
+def _gradients(view: BlockView, block: LearnableBlock, streams: Sequence[Tensor], drop: float) -> bool:
+    """Gradients of the loss over a step's sequences (b, T, D); whether all of them are finite.
+
+    The effective weights are made once for all forward passes of the step.
+    """
+    for param in block.parameters():
+        param.grad = None
+    effective = block.effective()
+    moving = {name: tensor for name, tensor in effective.items() if tensor.requires_grad}
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in moving.items()}
+    for inputs, target, counts in view.batches(*streams):
+        loss = _loss(view.call(inputs, effective | leaves), target, counts, drop)
+        if not torch.isfinite(loss):
+            return False
+        loss.backward()
+    # An expert that no token of the step chose has no gradient.
+    reached = [name for name, leaf in leaves.items() if leaf.grad is not None]
+    torch.autograd.backward([moving[name] for name in reached], [leaves[name].grad for name in reached])
+    return all(bool(torch.isfinite(p.grad).all()) for p in block.parameters() if p.grad is not None)
+
+
+@torch.no_grad()
+def _descend(rates: Sequence[tuple[Sequence[Tensor], float]], left: float) -> None:
+    """One step against the sign of every gradient. left: the share of the rates that is left."""
+    for params, rate in rates:
+        for param in params:
+            if param.grad is not None and rate:
+                param.add_(param.grad.sign_(), alpha=-rate * left)
+
+
+def _loss(out: Tensor, target: Tensor, counts: Tensor, drop: float) -> Tensor:
+    """out, target (b, T, D), counts (b, T, 1) -> mean squared error over what counts, without the largest errors."""
+    error = (out - target.to(out.device)).square() * counts.to(out.device)
+    largest = int(drop * error.numel())
+    if largest:
+        bound = error.detach().flatten().kthvalue(error.numel() - largest).values
+        error = error * (error.detach() <= bound)
+    return error.sum() / (counts.sum().clamp(min=1) * out.shape[-1])
+
+
+@torch.no_grad()
+def _measured(view: BlockView, block: LearnableBlock, samples: Sequence[Tensor], drop: float) -> Tensor:
+    """Mean loss over the samples, as the final block would have it."""
+    effective, total, count = block.effective(), torch.zeros(()), 0
+    for inputs, target, counts in view.batches(*samples):
+        total += _loss(view.call(inputs, effective), target, counts, drop).cpu() * len(inputs)
+        count += len(inputs)
+    return total / count
