@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from omniq.calibrate.training import SINK
 from omniq.calibrate.view import BlockView
 from omniq.grid import fake_quantize_tokens
 from omniq.spec import ActSpec, LinearSpec
@@ -21,8 +22,6 @@ RATIOS = tuple(ratio / 100 for ratio in range(100, 48, -4))
 """Shares of the range that are tried; the finest grids lose least at 1, those of 4 bits near 0.8."""
 TOKENS = 1024
 """Tokens that judge a ratio, at most."""
-SINK = 16.0
-"""A token whose squared norm exceeds this many medians is left out."""
 
 
 class Rows:

@@ -1,8 +1,8 @@
 """Hadamard matrices, and the orthogonal transform of any width that is made of them.
 
 A Hadamard matrix H of order n has entries +1 and -1 and H H^T = n I, so x H / sqrt(n) keeps lengths and spreads every
-outlier evenly over all n channels. Orders 1, 2, those of Sylvester (powers of two) and of Paley (arXiv:math/0509379
-gives both of his constructions) are made here from their equations. A width n = m p, with p a power of two, is
+outlier evenly over all n channels. Orders 1, 2, those of Sylvester (powers of two) and of Paley (On orthogonal
+matrices, 1933: two constructions) are made here from their equations. A width n = m p, with p a power of two, is
 transformed by core(m) (x) H_p, whose cost per value is m + log2 p rather than n.
 """
 

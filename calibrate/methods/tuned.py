@@ -31,9 +31,11 @@ STATISTICS = 1 << 15
 class Default:
     """scaling: exponents searched for channel scales, 0 for none. compensate: start from GPTQ's integers (damp: its).
 
-    steps of signed gradient descent on rounding and ranges, each over `batch` sequences. rounding_lr, range_lr: None
-    means 1 / steps. drop: share of the largest errors that does not count. skip_sinks: nor do attention sinks.
-    final_epochs over the samples end to end, by the KL to the original; scale_lr, norm_lr: rates of its factors.
+    steps of signed gradient descent on rounding and ranges, each over `batch` sequences. rounding_lr, range_lr: how far
+    the first step goes; None means 1 / steps and half of that, and half of both from compensated integers, which larger
+    steps undo before they find better ones. drop: share of the largest errors that does not count. skip_sinks: nor do
+    attention sinks. final_epochs over the samples end to end, by the KL to the original; scale_lr, norm_lr: rates of
+    its factors.
     """
 
     scaling: int = 20
@@ -61,9 +63,10 @@ class Default:
 
     def tuning(self) -> Tuning:
         """The settings of the training of one block."""
-        rate = 1 / max(self.steps, 1)
-        rates = [rate if lr is None else lr for lr in (self.rounding_lr, self.range_lr)]
-        return Tuning(self.steps, self.batch, *rates, self.drop, self.skip_sinks)
+        usual = (0.5 if self.compensate else 1.0) / max(self.steps, 1)
+        rounding = usual if self.rounding_lr is None else self.rounding_lr
+        ranges = usual / 2 if self.range_lr is None else self.range_lr
+        return Tuning(self.steps, self.batch, rounding, ranges, self.drop, self.skip_sinks)
 
     def end_to_end(self) -> EndToEnd:
         """The settings of the training of all blocks."""
