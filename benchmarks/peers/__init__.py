@@ -1,0 +1,1 @@
+"""Other tools under benchmarks/quality.py: one module each, run in an environment of the tool's own."""
