@@ -28,6 +28,7 @@ OMNIQUANT = {"epochs": 2, "lwc_lr": 0.06}
 PRESETS: dict[str, dict[str, Any]] = {"rtn": {}, "gptq": {}, "awq": {}, "omniquant": OMNIQUANT}
 SAMPLES, LENGTH = 8, 512
 FACT_BITS, UNLEARNED_BITS = (8, 4, 3, 2), (8, 4, 3)
+ALL = 1000
 TEACH = ["--epochs", "6", "--lr", "2e-4"]
 # c: three times the length of the hidden states there, without which RMU changes nothing in this model.
 RMU = ["--set", "c=300", "--set", "alpha=10", "--set", "down_only=false"]
@@ -46,18 +47,23 @@ COLUMNS = ("value", "ci_lo", "ci_hi", "chance", "delta_vs_orig_fp", "delta_vs_or
 
 @dataclass(frozen=True)
 class Audit:
-    """One audit. name: of its rows and its folder. unlearned: the folder in the work folder, None without one."""
+    """One audit. name: of its rows and its folder. items: questions of a split at most.
+
+    unlearned: the folder in the work folder, None without one.
+    """
 
     name: str
     data: str
     bits: tuple[int, ...]
+    items: int
     unlearned: str | None = None
 
 
-def audits(work: Path, tofu: Path) -> list[Audit]:
-    """Every audit, facts first."""
-    plain = [Audit("facts", "facts", FACT_BITS), Audit("world", f"jsonl:{work / 'world.jsonl'}", FACT_BITS)]
-    return plain + [Audit(method, data(tofu), UNLEARNED_BITS, method) for method in UNLEARN]
+def audits(work: Path, tofu: Path, items: int) -> list[Audit]:
+    """Every audit, facts first, of which all are asked: their answers are short."""
+    world = Audit("world", f"jsonl:{work / 'world.jsonl'}", FACT_BITS, ALL)
+    taught = [Audit(method, data(tofu), UNLEARNED_BITS, items, method) for method in UNLEARN]
+    return [Audit("facts", "facts", FACT_BITS, ALL), world, *taught]
 
 
 def data(tofu: Path) -> str:
@@ -71,7 +77,7 @@ def run_all(args: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     write_world(args.tofu, work / "world.jsonl")
     first: dict[bool, Path] = {}
-    for audit in audits(work, args.tofu):
+    for audit in audits(work, args.tofu, args.items):
         out = work / f"audit-{audit.name}"
         if args.part in ("all", "unlearning" if audit.unlearned else "facts") and audit.name not in done():
             make_subjects(audit, args)
@@ -108,7 +114,7 @@ def run_audit(audit: Audit, out: Path, reused: Path | None, args: argparse.Names
     words = ["--original", str(original), "--data", audit.data, "--evaluators", "qa_gen,qa_ll", "--out", str(out)]
     if audit.unlearned:
         words += ["--unlearned", str(args.work / audit.unlearned), "--template", "plain"]
-    words += ["--items", str(args.items)]
+    words += ["--items", str(audit.items)]
     made = sorted((args.work / "audit-facts" / "models").glob("*")) if audit.name == "world" else []
     for folder in made:
         words += ["--quantized", str(folder)]
@@ -175,7 +181,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="text file to calibrate on")
     parser.add_argument("--work", type=Path, required=True, help="folder for subjects, quantised models and audits")
     parser.add_argument("--part", choices=("all", "facts", "unlearning"), default="all", help="which audits to run")
-    parser.add_argument("--items", type=int, default=32, help="questions of a split at most")
+    parser.add_argument("--items", type=int, default=24, help="taught questions of a split at most")
     run_all(parser.parse_args())
     print("all done; python benchmarks/knowledge_report.py prints the tables and draws the plots")
 
