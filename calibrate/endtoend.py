@@ -17,9 +17,10 @@ from torch import Tensor
 from omniq.calibrate.capture import BlockCalls, logits_after
 from omniq.calibrate.finished import Finished
 from omniq.calibrate.run import Read, Settings, Subject, assign, checked_reader, materialized
-from omniq.calibrate.view import activation_grids
+from omniq.calibrate.view import activation_grids, precision
 from omniq.errors import UsageError
 
+FLOAT32 = 4
 LOGITS = 1 << 25
 """Values of logits that exist at a time, at most."""
 HELD_OUT = 16
@@ -44,6 +45,18 @@ class EndToEnd:
                 f"epochs={self.epochs}, batch={self.batch}, scale_lr={self.scale_lr}, norm_lr={self.norm_lr}: "
                 "epochs and rates must be 0 or more, batch 1 or more"
             )
+
+
+def memory(
+    spec: EndToEnd, weights: int, groups: int, block: int, vocabulary: int, hidden: int, blocks: int, length: int
+) -> int:
+    """Bytes beside the two streams: a byte for every code, a factor with its gradient, Adam's two moments and a copy.
+
+    weights, groups: of all linears. block: weights of the largest, made anew with their gradients. length: tokens T.
+    """
+    state = weights + groups * (2 + 5 * FLOAT32) + 4 * FLOAT32 * block + FLOAT32 * vocabulary * hidden
+    logits = 5 * FLOAT32 * min(LOGITS, length * vocabulary)
+    return state + logits + FLOAT32 * (blocks + 2) * spec.batch * length * hidden
 
 
 @dataclass(frozen=True)
@@ -196,7 +209,7 @@ class Trainer:
 
     def _logits(self, row: int, place: Tensor, hidden: Tensor) -> Tensor:
         ids = self.ids[row, place].unsqueeze(0).to(self.settings.device)
-        with self._precision():
+        with precision(self.settings.device, self.settings.autocast):
             return logits_after(self.subject.skeleton, self.subject.modules(), ids, hidden, self.as_tuple)[0]
 
     def _called(self, index: int, params: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
@@ -209,15 +222,14 @@ class Trainer:
             self.as_tuple = isinstance(out, tuple)
             return out
 
-        with activation_grids(module, specs, self.settings.attention), self._precision():
+        with (
+            activation_grids(module, specs, self.settings.attention),
+            precision(self.settings.device, self.settings.autocast),
+        ):
             return self.calls.forward(index, block, hidden.to(self.settings.device)).float()
 
     def _parts(self, stream: Tensor) -> tuple[Tensor, ...]:
         return stream.split(self.calls.batch)
-
-    def _precision(self) -> torch.autocast:
-        dtype = self.settings.autocast or torch.bfloat16
-        return torch.autocast(self.settings.device.type, dtype=dtype, enabled=self.settings.autocast is not None)
 
     def _snapshot(self) -> list[dict[str, Tensor]]:
         return [{name: f.detach().clone() for name, f in block.factors.items()} for block in self.blocks]

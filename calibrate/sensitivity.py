@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from omniq.calibrate.capture import BlockCalls, logits_after
 from omniq.calibrate.run import Settings, Subject, checked_reader, embed, materialized
-from omniq.calibrate.view import activation_grids
+from omniq.calibrate.view import activation_grids, precision
 from omniq.errors import ModelError
 from omniq.grid import fake_quantize, minmax_grid
 from omniq.spec import QuantSpec
@@ -133,10 +133,6 @@ class _Original:
         ):
             yield names
 
-    def _precision(self) -> torch.autocast:
-        dtype = self.settings.autocast or torch.bfloat16
-        return torch.autocast(self.settings.device.type, dtype=dtype, enabled=self.settings.autocast is not None)
-
     def _called(self, index: int, hidden: Tensor) -> Tensor:
         """hidden (b, T, D) -> what block `index` makes of it (b, T, D) float32."""
 
@@ -145,12 +141,12 @@ class _Original:
             self.as_tuple = isinstance(out, tuple)
             return out
 
-        with self._precision():
+        with precision(self.settings.device, self.settings.autocast):
             return self.calls.forward(index, block, hidden.to(self.settings.device)).float()
 
     def _logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """ids (1, t), what leaves the last block (1, t, D) -> logits (t, V) float32."""
-        with self._precision():
+        with precision(self.settings.device, self.settings.autocast):
             return logits_after(self.subject.skeleton, self.subject.modules(), ids, hidden, self.as_tuple)[0].float()
 
     @contextmanager
@@ -187,7 +183,7 @@ class _Original:
     @torch.no_grad()
     def _add(self, name: str, changes: list[Tensor], x: Tensor, grad: Tensor) -> None:
         """changes (N, K) each, x (..., K), grad (..., N): half the square of log p's change by each row."""
-        with self._precision():
+        with precision(self.settings.device, self.settings.autocast):
             slopes = grad.reshape(-1, grad.shape[-1]).T @ x.reshape(-1, x.shape[-1])
         slopes = slopes.float()
         for number, change in enumerate(changes):

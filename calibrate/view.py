@@ -67,6 +67,11 @@ def noting_reached(module: nn.Module, names: Iterable[str]) -> Iterator[set[str]
             handle.remove()
 
 
+def precision(device: torch.device, fast: torch.dtype | None) -> AbstractContextManager[None]:
+    """While open, matrix products on `device` are made in `fast`; None leaves them in float32."""
+    return torch.autocast(device.type, dtype=fast or torch.bfloat16, enabled=fast is not None)
+
+
 @dataclass
 class Trace:
     """What happened in a block.
@@ -112,8 +117,7 @@ class BlockView:
 
     def precision(self) -> AbstractContextManager[None]:
         """Autocast to the fast dtype, or nothing."""
-        device = next(self.module.parameters()).device.type
-        return torch.autocast(device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+        return precision(next(self.module.parameters()).device, self.autocast)
 
     def quantized_activations(self) -> AbstractContextManager[None]:
         """While open, linears quantise their inputs and attention its q, k and v, as at run time."""

@@ -9,6 +9,7 @@ from math import gcd
 from torch import nn
 
 from omniq.calibrate.data import SELF
+from omniq.calibrate.endtoend import memory
 from omniq.costs import START_SECONDS, Sizes, cost, sizes
 from omniq.errors import UnsupportedError, UsageError
 from omniq.formats.base import FORMATS
@@ -106,12 +107,17 @@ def peak_memory(count: Sizes, recipe: Recipe, tables: int = 0, blocks: int = 1) 
     A block takes its weights in float32, and as much again three times for a preset that trains (effective weights,
     their gradients, what backpropagation keeps); the two streams and the target are float32. tables: weights of the
     embedding table and the output head, where they are quantised. blocks: how many; measuring sensitivity keeps the
-    stream before each.
+    stream before each. Tuning end to end holds the codes of all blocks.
     """
     method = recipe.method()
     block = FLOAT32 * count.largest_block * (2 if recipe.preset in ("rtn", "gptq") else 5)
     if recipe.avg_bits is not None:
         block = max(block, sensing_memory(recipe, count.largest_block, count.outside, count.hidden, blocks))
+    if method.finishing is not None:
+        width = max(recipe.scheme.weight.group_size, 0) or count.hidden
+        groups, words = count.linears // width, count.outside // count.hidden
+        shape = (count.linears, groups, count.largest_block, words, count.hidden, blocks, recipe.data.length)
+        block = max(block, memory(method.finishing, *shape))
     if not method.needs_data:
         return RUNTIME_BYTES + max(block, WORKING_BYTES * tables)
     stream = FLOAT32 * recipe.data.samples * recipe.data.length * count.hidden

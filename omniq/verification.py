@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omniq.calibrate.capture import BlockCalls
 from omniq.calibrate.run import Settings, Subject, assign
-from omniq.calibrate.view import activation_grids
+from omniq.calibrate.view import activation_grids, precision
 from omniq.checkpoint import Reader
 from omniq.digests import tensor_digest, weight_digest
 from omniq.errors import VerificationError
@@ -103,6 +103,5 @@ class Replay:
 
     @staticmethod
     def _called(calls: BlockCalls, index: int, module: torch.nn.Module, hidden: Tensor, settings: Settings) -> Tensor:
-        enabled = settings.autocast is not None
-        with torch.autocast(hidden.device.type, dtype=settings.autocast or torch.bfloat16, enabled=enabled):
+        with precision(hidden.device, settings.autocast):
             return calls.forward(index, module, hidden).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from omniq.calibrate.data import DataSpec
 from omniq.calibrate.method import METHODS
 from omniq.costs import COSTS, START_SECONDS, cost, sizes
 from omniq.hf import OpenModel
-from omniq.planning import plan
+from omniq.planning import peak_memory, plan
 from omniq.recipe import Recipe
 from omniq.spec import LinearSpec
 from omniq.timing import Cost, rates
@@ -82,3 +83,10 @@ def test_a_plan_is_made_without_reading_a_weight(tmp_path: Path) -> None:
     opened = hf.open_model(folder)
     (folder / "model.safetensors").unlink()
     assert plan(opened, "tiny", recipe("rtn"), 10**6, UNIT).linears == len(opened.linears)
+
+
+def test_tuning_end_to_end_counts_the_codes_of_all_blocks(model: OpenModel) -> None:
+    settings = recipe("default", source="a.txt")
+    with_blocks = peak_memory(sizes(model), settings, blocks=8)
+    without = peak_memory(sizes(model), replace(settings, options={"final_epochs": 0}), blocks=8)
+    assert with_blocks >= without + sizes(model).linears
