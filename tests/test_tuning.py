@@ -9,7 +9,8 @@ import torch
 from subjects import Tiny
 
 from omniq.calibrate import tuning
-from omniq.calibrate.methods.tuned import Default
+from omniq.calibrate.methods.gptq import GPTQ, solve, solve_together
+from omniq.calibrate.methods.tuned import Default, alike
 from omniq.calibrate.pieces.block import LearnableBlock
 from omniq.calibrate.pieces.let import parameters_of
 from omniq.calibrate.pieces.ranges import group_error, searched_ranges
@@ -172,3 +173,19 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.Mo
 def test_settings_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(UsageError):
         Default(**options)
+
+
+def test_linears_that_feel_the_same_inputs_are_solved_together_and_as_each_by_itself() -> None:
+    x = inputs()
+    gram, other = x.T @ x, seeded(64, 64).square() + 64 * torch.eye(64)
+    spec = QuantSpec(3, 16, symmetric=False)
+    grams = {"q": gram, "k": gram.clone(), "o": other}
+    assert alike(grams, dict.fromkeys(grams, spec)) == [["q", "k"], ["o"]]
+    assert alike(grams, {"q": spec, "k": QuantSpec(4, 16), "o": spec}) == [["q"], ["k"], ["o"]]
+    weights = {"q": seeded(8, 64, seed=4), "k": seeded(4, 64, seed=5)}
+    grids = {name: minmax_grid(weight, spec, torch.float32) for name, weight in weights.items()}
+    together = solve_together(weights, gram, spec, torch.float32, GPTQ(), grids)
+    for name, weight in weights.items():
+        alone = solve(weight, gram, spec, torch.float32, GPTQ(), grids[name])
+        assert torch.equal(together[name].scales, alone.scales)
+        assert float((together[name].codes != alone.codes).float().mean()) < 0.01  # a tie may fall to either side

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -57,17 +58,31 @@ class GPTQ:
         return quantized
 
     def _solved(self, weights: dict[str, Tensor], moments: Moments, view: BlockView) -> dict[str, QTensor]:
-        """Linears that read one tensor, solved as one tall weight: rows do not depend on each other."""
-        tall = torch.cat(list(weights.values()))
+        """Linears that read one tensor, solved together."""
         spec, *others = dict.fromkeys(view.specs[name].weight for name in weights)
         if others:
             raise UnsupportedError(
                 f"{', '.join(weights)} of {view.name} read one tensor and are solved together, but are to have "
                 f"{', '.join(str(one.bits) for one in (spec, *others))} bits; give them the same"
             )
-        q = solve(tall, moments.gram(tall.shape[1]).to(tall.device), spec, view.storage, self)
-        parts = [t.split([len(w) for w in weights.values()]) for t in (q.codes, q.scales, q.zeros)]
-        return {name: QTensor(*part, spec) for name, *part in zip(weights, *parts, strict=True)}
+        one = next(iter(weights.values()))
+        return solve_together(weights, moments.gram(one.shape[1]).to(one.device), spec, view.storage, self)
+
+
+def solve_together(
+    weights: Mapping[str, Tensor],
+    gram: Tensor,
+    spec: QuantSpec,
+    storage: torch.dtype,
+    settings: GPTQ,
+    grids: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+) -> dict[str, QTensor]:
+    """solve() of weights (N, K) by name as one tall weight: its rows do not depend on each other."""
+    tall = torch.cat(list(weights.values()))
+    grid = None if grids is None else tuple(map(torch.cat, zip(*(grids[name] for name in weights), strict=True)))
+    q = solve(tall, gram, spec, storage, settings, grid)
+    parts = [t.split([len(w) for w in weights.values()]) for t in (q.codes, q.scales, q.zeros)]
+    return {name: QTensor(*part, spec) for name, *part in zip(weights, *parts, strict=True)}
 
 
 def visiting_order(energy: Tensor, width: int) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from omniq.calibrate.endtoend import EndToEnd
 from omniq.calibrate.method import METHODS
-from omniq.calibrate.methods.gptq import GPTQ, solve
+from omniq.calibrate.methods.gptq import GPTQ, solve_together
 from omniq.calibrate.pieces.block import LearnableBlock
 from omniq.calibrate.pieces.let import Params, parameters_of
 from omniq.calibrate.pieces.ranges import searched_ranges
@@ -20,7 +22,7 @@ from omniq.errors import UsageError
 from omniq.grid import affine_grid
 from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
-from omniq.spec import LinearSpec
+from omniq.spec import LinearSpec, QuantSpec
 
 STATISTICS = 1 << 15
 """Tokens from which second moments are taken, at most."""
@@ -86,7 +88,7 @@ class Default:
         params = parameters_of(view.module)
         if self.scaling:
             params = searched_scales(view, params, found, self.scaling)
-        grids = {name: self._rounding(view, name, params, found) for name in view.specs}
+        grids = self._roundings(view, params, found)
         block = LearnableBlock(params, [], grids, view.specs)
         del found
         with view.quantized_activations():
@@ -96,19 +98,33 @@ class Default:
             param.data.copy_(final[name])
         return quantized
 
-    def _rounding(self, view: BlockView, name: str, params: Params, found: Felt) -> Rounding:
-        """Learnable rounding of one linear, from its searched ranges and, if asked, from compensated integers."""
-        weight, spec = params[f"{name}.weight"].detach(), view.specs[name].weight
-        gram = found.grams[name].to(weight.device)
-        ranges = searched_ranges(weight, spec, view.storage, gram)
-        start = self._compensated(weight, gram, view, name, ranges) if self.compensate else None
-        return Rounding(weight, spec, view.storage, *ranges, start)
+    def _roundings(self, view: BlockView, params: Params, found: Felt) -> dict[str, Rounding]:
+        """Learnable rounding of every linear, from its searched ranges and, if asked, from compensated integers."""
+        weights = {name: params[f"{name}.weight"].detach() for name in view.specs}
+        grams = {name: found.grams[name].to(weight.device) for name, weight in weights.items()}
+        specs = {name: spec.weight for name, spec in view.specs.items()}
+        ranges = {name: searched_ranges(weights[name], specs[name], view.storage, grams[name]) for name in weights}
+        starts: dict[str, QTensor] = {}
+        for names in alike(grams, specs) if self.compensate else ():
+            grids = {name: affine_grid(*ranges[name], specs[name], view.storage) for name in names}
+            own, first = {name: weights[name] for name in names}, names[0]
+            starts |= solve_together(own, grams[first], specs[first], view.storage, GPTQ(damp=self.damp), grids)
+        return {
+            name: Rounding(weight, specs[name], view.storage, *ranges[name], starts.get(name))
+            for name, weight in weights.items()
+        }
 
-    def _compensated(
-        self, weight: Tensor, gram: Tensor, view: BlockView, name: str, ranges: tuple[Tensor, Tensor]
-    ) -> QTensor:
-        spec = view.specs[name].weight
-        return solve(weight, gram, spec, view.storage, GPTQ(damp=self.damp), affine_grid(*ranges, spec, view.storage))
+
+def alike(grams: Mapping[str, Tensor], specs: Mapping[str, QuantSpec]) -> list[list[str]]:
+    """Names of linears in sets that feel the same inputs and have the same grid, so that one factor serves each set."""
+    found: list[list[str]] = []
+    for name, gram in grams.items():
+        same = (s for s in found if specs[s[0]] == specs[name] and torch.equal(grams[s[0]], gram))
+        if (known := next(same, None)) is None:
+            found.append([name])
+        else:
+            known.append(name)
+    return found
 
 
 @METHODS.add("fast")
