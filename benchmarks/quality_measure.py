@@ -71,7 +71,7 @@ def measured(run: Run, places: Places) -> dict[str, Any]:
 def by_omniq(run: Run, places: Places) -> dict[str, Any]:
     """Through the public pipeline, then judged on both texts."""
     out, steps, signed = places.work / "out", counted_steps(), counted_calls(tuning, "_descend")
-    recipe = Recipe(LinearSpec.parse(run.scheme), run.preset, run.options, places.calibration(run))
+    recipe = Recipe(LinearSpec.parse(run.scheme), run.preset, run.options, places.calibration(run), **run.recipe)
     began = _cpu_seconds()
     report = quantize(str(places.model), out, recipe)
     cpu = _cpu_seconds() - began

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from quality_rows import PEERS, PRESETS, run_of
+from quality_rows import MATCHED, PEERS, PIECES, PRESETS, SMOOTHQUANT, run_of
 
 Row = dict[str, str]
 COLOURS = {
@@ -32,9 +33,10 @@ COLOURS = {
 
 def label(row: Row) -> str:
     """'omniquant', or for a peer with settings 'auto-round 200'."""
-    options = json.loads(row["options"])
+    options, recipe = json.loads(row["options"]), run_of(row).recipe
     if options == PRESETS.get(row["preset"]):
-        return row["preset"]
+        options = {}
+    options |= recipe
     steps = options.pop("iters", None)
     options.pop("batch_size", None)
     words = [row["preset"], *([str(steps)] if steps else [])]
@@ -43,7 +45,8 @@ def label(row: Row) -> str:
 
 def is_apart(row: Row) -> bool:
     """Whether a preset of omniq ran with other settings than the tables'."""
-    return row["preset"] in PRESETS and json.loads(row["options"]) != PRESETS[row["preset"]]
+    options = json.loads(row["options"])
+    return row["preset"] in PRESETS and options not in (PRESETS[row["preset"]], SMOOTHQUANT)
 
 
 def groups(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -72,7 +75,7 @@ def table(rows: list[Row]) -> str:
         for row in rows
         if is_apart(row)
     ]
-    return "\n".join([*out, "", *lines])
+    return "\n".join([*out, "", *lines, "", pieces(rows)])
 
 
 def grid(rows: list[Row], shown: Callable[[Row], str]) -> Iterator[str]:
@@ -83,6 +86,19 @@ def grid(rows: list[Row], shown: Callable[[Row], str]) -> Iterator[str]:
     for name in sorted({label(row) for row in rows}, key=_order):
         cells = {row["scheme"]: shown(row) + _own_bits(rows, row) for row in rows if label(row) == name}
         yield f"| {name} | " + " | ".join(cells.get(scheme, "") for scheme in schemes) + " |"
+
+
+def pieces(rows: list[Row]) -> str:
+    """Markdown: the KL of `default` with each of its pieces left out, beside that with all."""
+    runs = [(run_of(row), row) for row in rows if row["preset"] == "default" and row["samples"] == str(MATCHED)]
+    lines = ["| model and scheme | left out | KL | more | minutes, CPU minutes, GB, steps |", "|---|---|---|---|---|"]
+    for whole, reference in runs:
+        for name, options in {"nothing": {}, **PIECES}.items() if whole == replace(whole, options={}) else ():
+            for row in (row for run, row in runs if run == replace(whole, options=options)):
+                more = float(row["kl"]) / float(reference["kl"]) - 1
+                where = f"{whole.model} {whole.scheme}"
+                lines.append(f"| {where} | {name} | {float(row['kl']):.4f} | {more:+.1%} | {_cost(row)} |")
+    return "\n".join(lines)
 
 
 def _order(name: str) -> tuple[int, str]:

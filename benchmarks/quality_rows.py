@@ -16,7 +16,7 @@ COLUMNS = (
     *("bits_per_weight", "size_before", "size_after", "seconds", "peak_memory", "skipped_steps"),
     *("ppl_original", "ppl", "kl", "top1", "cpu_seconds", "threads", "torch", "machine", "commit", "date"),
     *("version", "steps", "tokens", "token_hash", "layers"),
-    *("other_text", "other_ppl_original", "other_ppl", "other_kl", "other_top1"),
+    *("other_text", "other_ppl_original", "other_ppl", "other_kl", "other_top1", "recipe"),
 )
 """The columns of the CSV. Rows from before a column was added leave it empty."""
 
@@ -48,6 +48,19 @@ PEERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hqq", {}),
     ("torchao", {}),
 )
+SMOOTHQUANT = {"epochs": 0, "clip": "none"}
+"""The start of omniquant's transformations, half way between activations and weights, is SmoothQuant's choice."""
+PIECES: dict[str, dict[str, Any]] = {
+    "searched channel scales": {"scaling": 0},
+    "ranges searched under the inputs": {"search_ranges": False},
+    "compensated integers as a start": {"compensate": False},
+    "learned rounding": {"rounding_lr": 0.0},
+    "learned ranges": {"range_lr": 0.0},
+    "largest errors left out": {"drop": 0.0},
+    "attention sinks left out": {"skip_sinks": False},
+    "end-to-end tuning": {"final_epochs": 0},
+}
+"""What `default` is made of -> the options that leave it out."""
 CELLS = (
     *(("smollm2", scheme) for scheme in ("W3A16g64", "W2A16g64", "W4A16g64", "W4A16")),
     *(("gemma3", scheme) for scheme in ("W3A16g128", "W2A16g128", "W4A16g128")),
@@ -58,7 +71,10 @@ TEXTS = {"wikitext2-valid": "wikitext-2/wiki.valid.clean.txt", "tofu-retain90": 
 
 @dataclass(frozen=True)
 class Run:
-    """One row's settings: all that decides its result. preset: of omniq, or the name of a peer."""
+    """One row's settings: all that decides its result. preset: of omniq, or the name of a peer.
+
+    recipe: fields of omniq's recipe beside these.
+    """
 
     model: str
     scheme: str
@@ -66,6 +82,7 @@ class Run:
     options: dict[str, Any] = field(default_factory=dict)
     calibration: str = "wikitext2-valid"
     samples: int = SAMPLES
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
         """The row's identity in the CSV."""
@@ -73,7 +90,7 @@ class Run:
 
     def cells(self) -> dict[str, Any]:
         """The columns of a row that say what it is."""
-        return asdict(self) | {"options": json.dumps(self.options, sort_keys=True)}
+        return asdict(self) | {name: json.dumps(getattr(self, name), sort_keys=True) for name in ("options", "recipe")}
 
     @property
     def of_peer(self) -> bool:
@@ -82,8 +99,39 @@ class Run:
 
 
 def runs() -> list[Run]:
-    """Every row: the presets among themselves, then omniq and the peers at matched tokens."""
-    return [*presets(), *against_peers()]
+    """Every row: the presets among themselves, omniq and the peers at matched tokens, and what has no peer here."""
+    return [*presets(), *against_peers(), *few_activation_bits(), *mixed(), *switched_off()]
+
+
+def few_activation_bits() -> Iterator[Run]:
+    """W4A4 beside the baselines of the literature: SmoothQuant's scales alone, a Hadamard rotation alone."""
+    plain = {"rotate": "none", "search_clips": False}
+    for model in ("smollm2", "gemma3"):
+        yield Run(model, "W4A4", "rtn", recipe={"rotate": "online"})
+        yield Run(model, "W4A4", "omniquant", SMOOTHQUANT)
+        yield Run(model, "W4A4", "gptq", recipe={"rotate": "inputs", "search_clips": True})
+        for preset in ("fast", "default"):
+            yield Run(model, "W4A4", preset)
+        yield Run(model, "W4A4", "fast", recipe=plain)
+    for preset in ("rtn", "gptq", "omniquant"):
+        yield Run("smollm2", "W4A8", preset, PRESETS[preset])
+    for scheme in ("W4A8", "W6A6"):
+        for preset in ("fast", "default"):
+            yield Run("smollm2", scheme, preset)
+
+
+def mixed() -> Iterator[Run]:
+    """Three bits on average against three bits everywhere."""
+    for preset in ("rtn", "gptq", "fast", "default"):
+        yield Run("smollm2", "W3A16g64", preset, samples=MATCHED, recipe={"avg_bits": 3.0})
+        yield Run("gemma3", "W3A16g128", preset, samples=MATCHED, recipe={"avg_bits": 3.0})
+
+
+def switched_off() -> Iterator[Run]:
+    """`default` with one piece left out at a time: what each is worth."""
+    for scheme in ("W3A16g64", "W2A16g64"):
+        for options in PIECES.values():
+            yield Run("smollm2", scheme, "default", options, samples=MATCHED)
 
 
 def presets() -> list[Run]:
@@ -149,8 +197,8 @@ def read_rows() -> list[dict[str, str]]:
 
 def run_of(row: dict[str, str]) -> Run:
     """The settings of a row of the CSV."""
-    options, samples = json.loads(row["options"]), int(row["samples"])
-    return Run(row["model"], row["scheme"], row["preset"], options, row["calibration"], samples)
+    options, recipe, samples = json.loads(row["options"]), json.loads(row["recipe"] or "{}"), int(row["samples"])
+    return Run(row["model"], row["scheme"], row["preset"], options, row["calibration"], samples, recipe)
 
 
 def missing(wanted: Iterable[Run]) -> Iterator[Run]:

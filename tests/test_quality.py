@@ -252,6 +252,24 @@ def test_tables_and_plot_have_a_series_for_each_method(rows: ModuleType, tmp_pat
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_piece_left_out_is_shown_beside_the_whole(rows: ModuleType) -> None:
+    from quality_report import table
+
+    measured(rows, "default", {}, 0.25, 3.25)
+    measured(rows, "default", rows.PIECES["learned rounding"], 0.4, 3.25)
+    shown = table(rows.read_rows())
+    assert "| smollm2 W3A16g64 | learned rounding | 0.4000 | +60.0% | 2.0, 2.0, 1.0, 7 |" in shown
+    assert "| smollm2 W3A16g64 | nothing | 0.2500 | +0.0% |" in shown
+
+
+def test_every_piece_that_is_left_out_is_an_option_of_the_preset(rows: ModuleType) -> None:
+    from omniq.calibrate.method import METHODS
+
+    usual = vars(METHODS["default"]())
+    for options in rows.PIECES.values():
+        assert all(usual[name] != value for name, value in options.items())
+
+
 def test_a_peer_that_cannot_be_run_is_left_out_with_the_reason(tmp_path: Path) -> None:
     from quality import refused
     from quality_rows import Run

@@ -19,7 +19,7 @@ from omniq.calibrate.pieces.scaling import Felt, felt, searched_scales
 from omniq.calibrate.tuning import Tuning, tune
 from omniq.calibrate.view import BlockView
 from omniq.errors import UsageError
-from omniq.grid import affine_grid
+from omniq.grid import affine_grid, extrema
 from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, QuantSpec
@@ -31,7 +31,8 @@ STATISTICS = 1 << 15
 @METHODS.add("default")
 @dataclass(frozen=True)
 class Default:
-    """scaling: exponents searched for channel scales, 0 for none. compensate: start from GPTQ's integers (damp: its).
+    """scaling: exponents searched for channel scales, 0 for none. search_ranges: search where every grid begins and
+    ends, else it spans the weights. compensate: start from GPTQ's integers (damp: its).
 
     steps of signed gradient descent on rounding and ranges, each over `batch` sequences. rounding_lr, range_lr: how far
     the first step goes; None means 1 / steps and half of that, and half of both from compensated integers, which larger
@@ -52,6 +53,7 @@ class Default:
     final_epochs: int = 1
     scale_lr: float = 1e-3
     norm_lr: float = 1e-3
+    search_ranges: bool = True
 
     summary = "searched scales and ranges, learned rounding, scales tuned end to end: minutes for small models"
     needs_data = True
@@ -103,7 +105,12 @@ class Default:
         weights = {name: params[f"{name}.weight"].detach() for name in view.specs}
         grams = {name: found.grams[name].to(weight.device) for name, weight in weights.items()}
         specs = {name: spec.weight for name, spec in view.specs.items()}
-        ranges = {name: searched_ranges(weights[name], specs[name], view.storage, grams[name]) for name in weights}
+        ranges = {
+            name: searched_ranges(weight, specs[name], view.storage, grams[name])
+            if self.search_ranges
+            else extrema(weight, specs[name])
+            for name, weight in weights.items()
+        }
         starts: dict[str, QTensor] = {}
         for names in alike(grams, specs) if self.compensate else ():
             grids = {name: affine_grid(*ranges[name], specs[name], view.storage) for name in names}
