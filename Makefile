@@ -1,5 +1,6 @@
 # make demo   quantise a small model to 4 bits, load it back, compare it with the original, let it write a sentence
 # make test   check the style and run the tests
+# make types  check the types of what users import, those of torch and transformers among them (half a minute)
 #
 # Both make their own environment in $(VENV) and install what constraints.txt pins; the second run finds it in place.
 # Another PyTorch goes into another environment:
@@ -27,7 +28,7 @@ print(write([{"role": "user", "content": sys.argv[2]}], max_new_tokens=32, do_sa
 endef
 export PLAIN
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all types lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp $(MODEL)/config.json
@@ -44,6 +45,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -m ""
+
+types: $(VENV)/test.stamp
+	$(BIN)/python -m pytest tests/test_types.py -m ""
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from omniq.calibrate.cache import cached
 from omniq.errors import DataError, UsageError
-from omniq.text import Document, documents, is_local, leading, prefix
+from omniq.text import Document, documents, in_template, is_local, leading, prefix
 
 SELF = "self"
+GIVEN = "(given)"
+"""The source of texts or token ids that a Python caller hands over; it can be no file and no hub id."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,25 @@ Generate = Callable[[int, int, int], Tensor]
 
 
 def tokens(
-    spec: DataSpec, tokenizer: Tokenizer, *, model_key: str, generate: Generate | None, cache: Path | None
+    spec: DataSpec,
+    tokenizer: Tokenizer,
+    *,
+    model_key: str,
+    generate: Generate | None,
+    cache: Path | None,
+    texts: Sequence[str] | None = None,
 ) -> CalibrationData:
     """The calibration tokens that `spec` asks for; `model_key` identifies the model that `generate` samples from.
 
-    Equal arguments give equal tokens. `cache`: a folder that keeps them between runs, or None.
+    Equal arguments give equal tokens. `cache`: a folder that keeps them between runs, or None. texts: documents in
+    place of those of spec.source.
     """
     if spec.source == SELF:
-        parts, origin = {"model": model_key}, "text that the model wrote itself (no data set was given)"
+        parts: dict[str, Any] = {"model": model_key}
+        origin = "text that the model wrote itself (no data set was given)"
         text, make = "", partial(_generated, spec, generate)
     else:
-        text, whole = calibration_text(spec, tokenizer)
+        text, whole = calibration_text(spec, tokenizer, texts)
         parts, origin = {"text": digest(text.encode())}, f"{'' if whole else 'the beginning of '}{_place(spec)}"
         make = partial(_from_text, spec, tokenizer, text, whole)
     shape = (spec.samples, spec.length)
@@ -95,7 +105,34 @@ def tokens(
     }
     ids, notice = cached(cache, digest(json.dumps(parts, sort_keys=True).encode()), shape, make)
     description = f"{spec.samples} sequences of {spec.length} tokens (seed {spec.seed}) from {origin}"
-    return CalibrationData(ids, digest(json.dumps(shape).encode() + ids.numpy().tobytes()), description, notice)
+    return CalibrationData(ids, ids_digest(ids), description, notice)
+
+
+def given_ids(ids: Tensor) -> CalibrationData:
+    """Token ids (B, T) int64 as a Python caller hands them over, used as they are."""
+    if ids.dim() != 2 or ids.dtype != torch.int64 or ids.shape[0] < 1 or ids.shape[1] < 2:
+        raise DataError(
+            f"the token ids are {ids.dtype} of shape {tuple(ids.shape)}; calibration needs torch.int64 of shape "
+            "(B, T): B sequences of T tokens each, 2 or more"
+        )
+    ids = ids.to("cpu").contiguous()
+    description = f"{ids.shape[0]} sequences of {ids.shape[1]} tokens, given as token ids"
+    return CalibrationData(ids, ids_digest(ids), description)
+
+
+def check_vocabulary(ids: Tensor, vocab: int) -> None:
+    """Raises DataError when a token id of `ids` (B, T) is not one of the model's `vocab` tokens."""
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab:
+        raise DataError(
+            f"the token ids hold {low if low < 0 else high}, but the model's tokens are 0 to {vocab - 1}; "
+            "encode the text with the tokenizer of this model"
+        )
+
+
+def ids_digest(ids: Tensor) -> str:
+    """The fingerprint of token ids (B, T)."""
+    return digest(json.dumps(tuple(ids.shape)).encode() + ids.numpy().tobytes())
 
 
 def digest(data: bytes) -> str:
@@ -118,13 +155,14 @@ def token_ids(tokenizer: Tokenizer, text: str) -> Tensor:
     return torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.int64)
 
 
-def calibration_text(spec: DataSpec, tokenizer: Tokenizer) -> tuple[str, bool]:
-    """The text of `spec.source`, documents joined by blank lines, and whether it is the whole of it.
+def calibration_text(spec: DataSpec, tokenizer: Tokenizer, texts: Sequence[str] | None = None) -> tuple[str, bool]:
+    """The text of `spec.source` or else `texts`, documents joined by blank lines, and whether it is the whole of it.
 
     Of a large source only the beginning is used: 32 characters for each token needed, and at least four million.
     """
     limit = max(2**22, 32 * spec.samples * spec.length)
-    text, more = prefix(_texts(documents(spec.source, spec.column, spec.split), tokenizer), limit)
+    found = iter(texts) if texts is not None else documents(spec.source, spec.column, spec.split)
+    text, more = prefix(_texts(found, tokenizer), limit)
     if not text.strip():
         raise DataError(f"{_place(spec)} holds no text; give a file with text, or use 'self'")
     return text[:limit], not more and len(text) <= limit
@@ -133,16 +171,7 @@ def calibration_text(spec: DataSpec, tokenizer: Tokenizer) -> tuple[str, bool]:
 def _texts(docs: Iterator[Document], tokenizer: Tokenizer) -> Iterator[str]:
     """Conversations become text by the tokenizer's chat template."""
     for doc in docs:
-        if isinstance(doc, str):
-            yield doc
-            continue
-        try:
-            yield tokenizer.apply_chat_template(doc, tokenize=False)
-        except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(
-                f"the data holds conversations and this tokenizer cannot format them ({reason}); give plain text"
-            ) from None
+        yield doc if isinstance(doc, str) else in_template(tokenizer, doc)
 
 
 def drawn_windows(ids: Tensor, spec: DataSpec, whole: bool = True) -> Tensor:
@@ -179,4 +208,6 @@ def _generated(spec: DataSpec, generate: Generate | None) -> Tensor:
 
 def _place(spec: DataSpec) -> str:
     """The source in words."""
+    if spec.source == GIVEN:
+        return "the given text"
     return spec.source if is_local(spec.source) else f"the hub data set {spec.source}, split {spec.split}"

@@ -15,12 +15,13 @@ from omniq.qtensor import QTensor
 class Finished:
     """linears: by name inside the block. floats: its other parameters by name, of which vectors get factors.
 
-    storage: dtype of scales and of unquantised tensors in the checkpoint.
+    storage: dtype of scales in the checkpoint. dense: of unquantised tensors; None: the same.
     """
 
     linears: dict[str, QTensor]
     floats: dict[str, Tensor]
     storage: torch.dtype
+    dense: torch.dtype | None = None
     factors: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,7 +38,11 @@ class Finished:
 
     def stored(self, name: str, values: Tensor) -> Tensor:
         """values times their factor, as the checkpoint will hold them; differentiable in the factor."""
-        return round_through(values.float() * self.factors[name], self.storage)
+        return round_through(values.float() * self.factors[name], self._dtype(name))
+
+    def _dtype(self, name: str) -> torch.dtype:
+        """What the checkpoint stores a linear's scales, or a vector, in."""
+        return self.storage if name in self.linears else self.dense or self.storage
 
     def parameters(self) -> dict[str, Tensor]:
         """The block's parameters by name, float32, differentiable in the factors."""
@@ -58,4 +63,5 @@ class Finished:
             name: QTensor(q.codes, self.stored(name, q.scales).to(self.storage), q.zeros, q.spec)
             for name, q in self.linears.items()
         }
-        return linears, {name: self.stored(name, v).to(self.storage) for name, v in self.floats.items() if v.dim() == 1}
+        vectors = {name: value for name, value in self.floats.items() if value.dim() == 1}
+        return linears, {name: self.stored(name, value).to(self._dtype(name)) for name, value in vectors.items()}

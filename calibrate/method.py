@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import Field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from omniq.qtensor import QTensor
 from omniq.registry import Registry
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 class Method(Protocol):
     """A frozen dataclass whose fields are the preset's options, registered under the preset's name."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    """What makes it a dataclass."""
 
     summary: str
     """One line for `omniq list presets`."""

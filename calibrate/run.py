@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from omniq.calibrate.capture import BlockCalls, block_inputs
 from omniq.calibrate.clips import clipped
+from omniq.calibrate.fidelity import Fidelity, fidelities, looked_at, sampling
+from omniq.calibrate.finite import checked, running
 from omniq.calibrate.heads import Heads, heads_of
 from omniq.calibrate.method import Method
 from omniq.calibrate.view import BlockView, Trace, activation_grids, noting_reached
-from omniq.errors import ModelError
 from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
 from omniq.spec import ActSpec, LinearSpec
 
 Read = Callable[[str], Tensor]
-LOOKED_AT = 1 << 22
-"""Values that are checked together."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Subject:
     """The model to calibrate.
 
     skeleton: the causal LM with parameters on the meta device. blocks: path of its decoder blocks. read: parameter
-    name -> tensor. specs: LinearSpec by full name of every linear to quantise. storage: dtype of scales and of
-    unquantised tensors.
+    name -> tensor. specs: LinearSpec by full name of every linear to quantise. storage: dtype of scales. floats: of
+    unquantised tensors; None: the same.
     """
 
     skeleton: nn.Module
@@ -40,6 +39,7 @@ class Subject:
     specs: Mapping[str, LinearSpec]
     adapter: Adapter | None
     storage: torch.dtype
+    floats: torch.dtype | None = None
 
     def modules(self) -> nn.ModuleList:
         """The decoder blocks."""
@@ -79,7 +79,7 @@ class QuantizedBlock:
 
     floats: other parameters that folds changed, by full name, in the storage dtype. streams: what enters the next
     block; with it and the block's index a run can start anew from here. error: squared difference of the two streams
-    relative to the original's power.
+    relative to the original's power. fidelity: of every linear, by full name.
     """
 
     index: int
@@ -89,6 +89,7 @@ class QuantizedBlock:
     error: float | None
     seconds: float
     trace: Trace = field(default_factory=Trace)
+    fidelity: Mapping[str, Fidelity] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[str, QTensor, LinearSpec]]:
         return iter(self.linears)
@@ -188,16 +189,31 @@ def run(
 
 def checked_reader(subject: Subject, prefix: str = "") -> Read:
     """Reads the parameters below `prefix`, without the prefix, and refuses those that are not numbers."""
-    return lambda name: _checked(subject.read(prefix + name), prefix + name)
+    return lambda name: checked(subject.read(prefix + name), prefix + name)
 
 
 def _quantized(view: BlockView, method: Method, read: Read, began: float) -> QuantizedBlock:
     quantized = method.block(view)
-    floats = _finished(view, quantized, read)
-    streams = None if view.target is None else _advanced(view)
+    if view.target is None:
+        found = fidelities(quantized, view.specs, lambda name: looked_at(view.linear(name).weight), {})
+        floats, streams, error = _finished(view, quantized, read, {}), None, None
+    else:
+        exact: dict[str, Tensor] = {}
+        floats = _finished(view, quantized, read, exact)
+        streams, rows = _advanced(view)
+        found = fidelities(quantized, view.specs, lambda name: _exact(view, exact, read, name), rows)
+        error = _distance(streams)
     linears = tuple((f"{view.name}.{n}", quantized[n], view.specs[n]) for n in view.specs)
-    error = None if streams is None else _distance(streams)
-    return QuantizedBlock(view.index, linears, floats, streams, error, time.perf_counter() - began, view.trace)
+    fidelity = {f"{view.name}.{name}": one for name, one in found.items()}
+    seconds = time.perf_counter() - began
+    return QuantizedBlock(view.index, linears, floats, streams, error, seconds, view.trace, fidelity)
+
+
+def _exact(view: BlockView, kept: dict[str, Tensor], read: Read, name: str) -> Tensor:
+    """What is looked at of the weight (n, K) behind a linear's codes: kept, or read where nothing was folded."""
+    if name in kept:
+        return kept.pop(name)
+    return looked_at(read(f"{name}.weight")).to(view.linear(name).weight.device, torch.float32)
 
 
 def _view(
@@ -216,18 +232,22 @@ def _view(
     view = BlockView(
         index, name, module, specs, subject.adapter, heads, calls,
         None if streams is None else streams.quantized, None,
-        subject.storage, settings.attention, settings.autocast, seed,
+        subject.storage, settings.attention, settings.autocast, seed, floats=subject.floats,
     )  # fmt: skip
     if streams is not None:
-        view.target = _running(view.run(streams.original), f"{name} of the original model")
+        view.target = running(view.run(streams.original), f"{name} of the original model")
     return view
 
 
 @torch.no_grad()
-def _finished(view: BlockView, quantized: Mapping[str, QTensor], read: Read) -> dict[str, Tensor]:
+def _finished(
+    view: BlockView, quantized: Mapping[str, QTensor], read: Read, exact: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Puts what will be stored into the module, and returns the unquantised parameters that changed, by full name.
 
-    What they were is read once more rather than kept while the method works.
+    What they were is read once more rather than kept while the method works. exact: given, where there are data, what
+    is looked at of the weights that rounding replaces, as folded; not of those that the method itself had replaced,
+    which no method does that folds.
     """
     missing = [name for name in view.specs if name not in quantized]
     if missing:
@@ -236,21 +256,29 @@ def _finished(view: BlockView, quantized: Mapping[str, QTensor], read: Read) -> 
     for leaf, param in view.module.named_parameters():
         name = leaf.removesuffix(".weight")
         if name in quantized and leaf.endswith(".weight"):
-            param.copy_(quantized[name].dequantize())
+            stored = quantized[name].dequantize()
+            if view.target is not None and not torch.equal(stored, param):
+                exact[name] = looked_at(param).clone()
+            param.copy_(stored)
             continue
-        stored = param.to(view.storage)
+        stored = param.to(view.floats or view.storage)
         if not torch.equal(param.cpu(), read(leaf).float()):
-            changed[f"{view.name}.{leaf}"] = _checked(stored.cpu(), f"{view.name}.{leaf}")
+            changed[f"{view.name}.{leaf}"] = checked(stored.cpu(), f"{view.name}.{leaf}")
             param.copy_(stored)
     return changed
 
 
-def _advanced(view: BlockView) -> Streams:
-    """The streams after this block: the original's is the target already made."""
-    with activation_grids(view.module, view.specs, view.attention), noting_reached(view.module, view.specs) as reached:
-        quantized = _running(view.run(view.inputs), f"{view.name}, quantised,")
+def _advanced(view: BlockView) -> tuple[Streams, dict[str, Tensor]]:
+    """The streams after this block, the original's being the target already made, and rows that each linear read."""
+    batches = -(-len(view.inputs) // view.calls.batch)
+    with (
+        sampling(view.module, view.specs, batches) as rows,
+        activation_grids(view.module, view.specs, view.attention),
+        noting_reached(view.module, view.specs) as reached,
+    ):
+        quantized = running(view.run(view.inputs), f"{view.name}, quantised,")
     view.trace.unreached = tuple(name for name in view.specs if name not in reached)
-    return Streams(view.target, quantized)
+    return Streams(view.target, quantized), rows
 
 
 def _distance(streams: Streams) -> float:
@@ -258,27 +286,3 @@ def _distance(streams: Streams) -> float:
     pairs = list(zip(streams.quantized, streams.original, strict=True))
     error = sum(float((quantized - original).square().sum()) for quantized, original in pairs)
     return error / max(sum(float(original.square().sum()) for _, original in pairs), 1e-30)
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether all values are finite; looked at in parts, since a mask of all of them would be large itself."""
-    return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(LOOKED_AT))
-
-
-def _checked(tensor: Tensor, name: str) -> Tensor:
-    """The tensor, or ModelError when it has NaN or infinite values."""
-    if not _finite(tensor):
-        raise ModelError(
-            f"{name} has NaN or infinite values; the checkpoint is damaged or the training that made it diverged"
-        )
-    return tensor
-
-
-def _running(stream: Tensor, what: str) -> Tensor:
-    """The hidden states (B, T, D), or ModelError when they have NaN or infinite values."""
-    if not _finite(stream):
-        raise ModelError(
-            f"{what} computes NaN or infinite hidden states from the calibration text; "
-            "check that the model itself writes sense, or use more bits"
-        )
-    return stream

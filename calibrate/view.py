@@ -93,7 +93,8 @@ class BlockView:
     module: its parameters in float32, changed in place by folds. specs: LinearSpec by linear name inside the block.
     inputs: what the quantised predecessors produced (B, T, D). target: the original block on the original model's
     stream (B, T, D). augmented: the original block on `inputs`, made on demand. All three are None without data.
-    storage: dtype of scales and of unquantised tensors in the checkpoint. attention: grid of q, k, v inside attention.
+    storage: dtype of scales in the checkpoint. attention: grid of q, k, v inside attention. floats: dtype of what is
+    not quantised; None: as scales.
     """
 
     index: int
@@ -110,6 +111,7 @@ class BlockView:
     autocast: torch.dtype | None
     seed: int
     trace: Trace = field(default_factory=Trace)
+    floats: torch.dtype | None = None
 
     def linear(self, name: str) -> nn.Linear:
         """A linear layer by its name inside the block."""

@@ -14,8 +14,9 @@ from omniq.checkpoint import Reader, without_nan
 from omniq.errors import ModelError
 from omniq.shards import Source, write_bytes, write_model, write_text
 
-COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
-NOT_COPIED = ("config.json", "model.safetensors.index.json")
+LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", *LICENCES)
+NOT_COPIED = ("config.json", "model.safetensors.index.json", "report.json")
 
 
 def entries(source: Reader, blocks: list[Reader], replaced: set[str]) -> Iterator[Source]:
@@ -37,21 +38,36 @@ def _copied(source: Reader, name: str) -> Tensor:
 
 
 def write_folder(
-    result: Path, folder: Path, tensors: Iterator[Source], config: Mapping[str, Any], card: str, max_shard_bytes: int
+    result: Path, folder: Path, tensors: Iterator[Source], config: Mapping[str, Any], max_shard_bytes: int
 ) -> None:
-    """Writes weights, config.json and the model card; copies files of tokenizer, generation and code from `folder`."""
+    """Writes weights and config.json; copies files of tokenizer, generation, code and licence from `folder`."""
     write_model(result, tensors, max_shard_bytes)
-    write_texts(result, config, card)
+    write_config(result, config)
     try:
-        for pattern in COPIED:
-            for path in folder.glob(pattern):
-                if path.is_file() and path.name not in NOT_COPIED:
-                    write_bytes(result / path.name, path.read_bytes())
+        for path in copied_files(folder):
+            write_bytes(result / path.name, path.read_bytes())
     except OSError as error:
         raise ModelError(f"cannot read the tokenizer files of {folder}: {error.strerror}") from None
 
 
-def write_texts(result: Path, config: Mapping[str, Any], card: str) -> None:
-    """config.json and the model card."""
+def copied_files(folder: Path) -> list[Path]:
+    """The files that a checkpoint made from `folder` takes over; ModelError for a link to a file elsewhere.
+
+    A checkpoint is passed on, and with it what such a link, in a folder that somebody else made, points to. The hub
+    library's cache keeps its files beside the snapshots that link to them.
+    """
+    whole = folder.resolve()
+    home = whole.parent.parent if whole.parent.name == "snapshots" else whole
+    found = {path for pattern in COPIED for path in folder.glob(pattern) if path.is_file()}
+    for path in found:
+        if not path.resolve().is_relative_to(home):
+            raise ModelError(
+                f"{path} is a link to {path.resolve()}, outside of the model's folder; put the file itself there, if "
+                "you trust it, since it would be copied into the new checkpoint"
+            )
+    return sorted(path for path in found if path.name not in NOT_COPIED)
+
+
+def write_config(result: Path, config: Mapping[str, Any]) -> None:
+    """config.json."""
     write_text(result / "config.json", json.dumps(config, indent=2) + "\n")
-    write_text(result / "README.md", card)

@@ -1,10 +1,17 @@
 """Every error a user can cause, each with the exit code the command line ends with."""
 
+LONGEST = 1200
+"""Characters of a sentence: a file can hold a name of megabytes and many lines, and errors name what they found."""
+
 
 class OmniqError(Exception):
     """A failure with a sentence for the user: the value, the place, the rule and the fix."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__().replace("\n", " ")
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class UsageError(OmniqError):
@@ -41,3 +48,9 @@ class OutputError(OmniqError):
     """The output folder is in use, holds other work, or the disk is full."""
 
     exit_code = 7
+
+
+class HubError(OmniqError):
+    """The hub cannot be reached, or does not let this user do that."""
+
+    exit_code = 10

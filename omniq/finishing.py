@@ -17,6 +17,7 @@ from omniq.checkpoint import Reader
 from omniq.digests import tensor_digest, weight_digest
 from omniq.events import Listener, Notice, Step
 from omniq.formats.base import Format
+from omniq.formats.reading import read_linear
 from omniq.work import Work
 
 
@@ -58,14 +59,14 @@ class Finishing:
         linears, floats = {}, {}
         for name, spec in own.items():
             stored = self._stored(prefix + name)
-            leaves = {leaf: reader.read(f"{stored}.{leaf}") for leaf in self.form.leaves(spec)}
-            linears[name] = self.form.unpack(leaves, spec, tuple(module.get_submodule(name).weight.shape))
+            shape = tuple(module.get_submodule(name).weight.shape)
+            linears[name] = read_linear(self.form, reader, stored, spec, shape)
         changed = set(reader.names())
         for name, _ in module.named_parameters():
             if name.removesuffix(".weight") not in linears:
                 stored = self.stored_name(prefix + name)
                 floats[name] = (reader.read(stored) if stored in changed else self.subject.read(prefix + name)).float()
-        return Finished(linears, floats, self.subject.storage)
+        return Finished(linears, floats, self.subject.storage, self.subject.floats)
 
     def _stored(self, linear: str) -> str:
         return self.stored_name(f"{linear}.weight").removesuffix(".weight")

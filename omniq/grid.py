@@ -55,7 +55,8 @@ def affine_grid(lo: Tensor, hi: Tensor, spec: QuantSpec, dtype: torch.dtype) -> 
         scales = torch.where(-lo >= hi, -lo, -hi) / spec.mid
     else:
         scales = (hi - lo) / spec.qmax
-    tiny = max(torch.finfo(dtype).tiny, torch.finfo(torch.float32).tiny)
+    # Below the smallest normal number float16 still has some: in 8 bits, ordinary weights have such scales.
+    tiny = max(torch.finfo(dtype).tiny * torch.finfo(dtype).eps, torch.finfo(torch.float32).tiny)
     scales = torch.where(scales.abs() < tiny, torch.ones_like(scales), scales)
     scales = round_through(scales, dtype)
     if spec.symmetric:

@@ -20,6 +20,8 @@ from omniq.errors import ModelError
 MAX_HEADER_BYTES = 100_000_000
 PREFIX_BYTES = 8
 METADATA_KEY = "__metadata__"
+MAX_DIMS = 64
+"""torch has no tensor of more."""
 DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -97,11 +99,12 @@ def json_object(raw: bytes, path: Path) -> dict[str, Any]:
     """JSON bytes -> a mapping; anything else, or a key that comes twice, is a ModelError that names `path`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ModelError(f"{path} names {twice!r} twice; such a file is damaged, so copy or convert it again")
-        return dict(pairs)
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ModelError(f"{path} names {key!r} twice; such a file is damaged, so copy or convert it again")
+            found[key] = value
+        return found
 
     try:
         values = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
@@ -124,6 +127,11 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
+def _is_shape(value: Any) -> bool:
+    small = isinstance(value, list) and len(value) <= MAX_DIMS and all(map(_is_count, value))
+    return small and _is_count(math.prod(n or 1 for n in value))
+
+
 def _entry(path: Path, name: str, value: Any, data_start: int) -> Entry:
     """One JSON entry -> Entry, with dtype, shape and offsets checked against each other."""
     place = f"{path}: tensor {name!r}"
@@ -132,9 +140,10 @@ def _entry(path: Path, name: str, value: Any, data_start: int) -> Entry:
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ModelError(f"{place} has dtype {dtype!r}; known: {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or not all(map(_is_count, shape)) or not _is_count(math.prod(n or 1 for n in shape)):
+    if not _is_shape(shape):
         raise ModelError(
-            f"{place} has shape {shape!r}; expected a list of integers that are not negative, below 2**63 together"
+            f"{place} has shape {shape!r}; expected a list of at most {MAX_DIMS} integers that are not negative, below "
+            "2**63 together"
         )
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
         raise ModelError(f"{place} has data_offsets {offsets!r}; expected two integers that are not negative")

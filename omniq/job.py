@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omniq import __version__
-from omniq.assemble import entries, write_folder, write_texts
+from omniq.assemble import entries, write_config, write_folder
 from omniq.calibrate.capture import BlockCalls
 from omniq.calibrate.data import CalibrationData, tokens
 from omniq.calibrate.run import QuantizedBlock, Settings, Streams, Subject, embed, run
@@ -20,25 +20,27 @@ from omniq.calibrate.sampling import sample_from
 from omniq.calibrate.telling import block_done, unreached
 from omniq.card import model_card
 from omniq.checkpoint import Reader
-from omniq.eval.compare import Comparison, compare
-from omniq.eval.size import checkpoint_bytes
+from omniq.eval.compare import compare
 from omniq.eval.windows import EvalSpec, protocol, windows
 from omniq.events import Listener, Notice, Started
 from omniq.finishing import Finishing
 from omniq.formats.base import FORMATS
 from omniq.hf import OpenModel, load_dense, load_tokenizer
-from omniq.mixed import allocated, allocation_in_words
+from omniq.made import Made, Quality, Session
+from omniq.memory import peak_resident
+from omniq.mixed import allocated
 from omniq.packed import packed
-from omniq.planning import bits_per_weight, table_of
 from omniq.precision import fast_dtype
 from omniq.recipe import Recipe
-from omniq.report import Report
+from omniq.reporting.folder import write_report
+from omniq.reporting.listening import kept
+from omniq.reporting.record import Record
 from omniq.rotation.planning import head_spec, linear_specs
 from omniq.runtime import forward_of, load
+from omniq.shards import write_text
 from omniq.spec import LinearSpec
 from omniq.verification import Replay, check_tables, check_tensors
-from omniq.vocab.planning import loaders
-from omniq.vocab.stored import StoredTables, quantization_entry, table_digests
+from omniq.vocab.stored import StoredTables, table_digests
 from omniq.work import Work
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -48,14 +50,16 @@ class Job:
     """One model with one recipe, from opening to report."""
 
     def __init__(
-        self, model: OpenModel, label: str, recipe: Recipe, device: torch.device, cache: Path, trust_remote_code: bool
-    ) -> None:
+        self, model: OpenModel, label: str, recipe: Recipe, device: torch.device, cache: Path, trust_remote_code: bool,
+        data: CalibrationData | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.label, self.recipe, self.cache = model, label, recipe, cache
         self.folder, self.trust = model.folder, trust_remote_code
         self.form = FORMATS[recipe.format]
         self.method = recipe.method()
         specs = linear_specs(model, recipe)
-        self.subject = Subject(model.skeleton, model.blocks, model.read, specs, model.adapter, model.dtype)
+        scales = self.form.scale_dtype(model.dtype)
+        self.subject = Subject(model.skeleton, model.blocks, model.read, specs, model.adapter, scales, model.dtype)
         self.blocks = len(self.subject.modules())
         self.settings = Settings(
             batch=recipe.batch_size,
@@ -65,11 +69,15 @@ class Job:
             seed=recipe.seed,
             search_clips=recipe.clips,
         )
-        self.data: CalibrationData | None = None
+        self.data, self.given = data, data is not None
+        self.resumed_at = 0
         self.calls: BlockCalls | None = None
         self.protocol: str | None = None
-        self.table = table_of(model, recipe)
-        self.tables = StoredTables(model, self.form, self.quantization())
+        self.tables = StoredTables(model, self.form, self.made().quantization())
+
+    def made(self) -> Made:
+        """What becomes of the model, by what is known of its linears so far."""
+        return Made(self.model, self.label, self.recipe, self.settings, self.subject.specs, self.data, self.given)
 
     def identity(self, model_key: str) -> dict[str, Any]:
         """All that decides the result; a run is resumed only when every value is the same."""
@@ -88,17 +96,19 @@ class Job:
         """Quantises what is left to do, each block stored as it comes."""
         model_key = self.model.reader.fingerprint()
         if self.recipe.needs_data:
-            self.data = self._tokens(model_key)
-            for sentence in (self.data.description, self.data.notice):
-                if sentence:
-                    on_event(Notice(sentence))
-        start = work.begin(self.identity(model_key), overwrite, self.method.needs_data)
+            self.data = self.data or self._tokens(model_key)
+        start = self.resumed_at = work.begin(self.identity(model_key), overwrite, self.method.needs_data)
+        on_event = kept(work, on_event)
+        for sentence in (self.data.description, self.data.notice) if self.data else ():
+            if sentence:
+                on_event(Notice(sentence))
         self._allocate(work, on_event)
         self._make_tables(work)
         blocks = self._blocks(work, start)
         on_event(Started(self.blocks, start, f"{self.recipe.preset} {self.recipe.label} on {self.label}"))
         for block in blocks:
-            work.save(block, *packed(block, self.form, self.model.stored_name))
+            tensors, facts = packed(block, self.form, self.model.stored_name)
+            work.save(block, tensors, {**facts, "peak_memory": str(peak_resident())})
             on_event(block_done(block, self.blocks))
             if block.trace.unreached:
                 on_event(Notice(unreached(block)))
@@ -125,13 +135,9 @@ class Job:
         ids = self.data.ids if self.data else None
         specs = allocated(work, self.subject, ids, self.settings, self.recipe)
         self.subject = replace(self.subject, specs=specs)
-        self.tables = StoredTables(self.model, self.form, self.quantization())
-        if words := self.allocation():
+        self.tables = StoredTables(self.model, self.form, self.made().quantization())
+        if words := self.made().allocation():
             on_event(Notice(words))
-
-    def allocation(self) -> str | None:
-        """Which bits the linears have, for people; None without a budget."""
-        return None if self.recipe.avg_bits is None else allocation_in_words(self.model, self.subject.specs)
 
     def _found_specs(self, work: Work) -> dict[str, LinearSpec]:
         """The spec of every linear as its finished block has it."""
@@ -176,7 +182,7 @@ class Job:
         shape = lambda name: tuple(self.model.skeleton.get_submodule(name).weight.shape)  # noqa: E731
         return {name: (self._stored(name), spec, shape(name)) for name, spec in self.subject.specs.items()}
 
-    def write(self, work: Work, result: Path, measured: Comparison | None) -> None:
+    def write(self, work: Work, result: Path) -> None:
         """The finished folder, under a temporary name."""
         readers = [Reader(work.block_path(i)) for i in range(self.blocks)]
         readers += [Reader(work.tables_path())] if self.tables.places else []
@@ -185,62 +191,17 @@ class Job:
         source = self.model.reader
         replaced = {self.model.stored_name(f"{name}.weight") for name in self.subject.specs} | changed
         replaced |= self.tables.replaced()
-        write_folder(
-            result,
-            self.folder,
-            entries(source, readers, replaced),
-            self.config(measured),
-            self.card(measured),
-            MAX_SHARD_BYTES,
-        )
+        tensors = entries(source, readers, replaced)
+        write_folder(result, self.folder, tensors, self.made().config(None), MAX_SHARD_BYTES)
 
-    def write_config(self, result: Path, measured: Comparison | None) -> None:
-        """config.json and the card again, now with what was measured."""
-        write_texts(result, self.config(measured), self.card(measured))
-
-    def quantization(self) -> dict[str, Any]:
-        """The entry `quantization_config` of the finished config.json."""
-        return quantization_entry(self.model, self.form, self.subject.specs, self.table)
-
-    def loaders(self) -> tuple[str, ...]:
-        """The runtimes that load the result, one sentence each."""
-        return loaders(self.model, self.form, self.subject.specs.values(), self.table)
-
-    def config(self, measured: Comparison | None) -> dict[str, Any]:
-        """The source's config with the quantization entry every loader reads, and omniq's own record."""
-        values = dict(self.model.raw)
-        values["quantization_config"] = self.quantization()
-        values["omniq"] = {
-            "version": __version__,
-            "recipe": self.recipe.to_dict(),
-            "attention": None if self.settings.attention is None else self.settings.attention.__dict__,
-            "data": self.data.description if self.data else None,
-            "data_fingerprint": self.data.fingerprint if self.data else None,
-            "bits_per_weight": round(self.bits_per_weight(), 4),
-            "allocation": self.allocation(),
-            "base_model": Path(self.label).name if Path(self.label).exists() else self.label,
-            "versions": {"torch": torch.__version__},
-            "quality": None if measured is None else measured.__dict__ | {"protocol": self.protocol},
-        }
-        return values
-
-    def card(self, measured: Comparison | None) -> str:
-        """README.md of the checkpoint."""
-        return model_card(
-            self.label,
-            self.recipe,
-            self.bits_per_weight(),
-            self.data,
-            measured,
-            self.protocol,
-            self.loaders(),
-            self.table and str(self.table),
-            self.allocation(),
-        )
-
-    def bits_per_weight(self) -> float:
-        """Of what is quantised, scales included."""
-        return bits_per_weight(self.model, self.recipe, self.subject.specs)
+    def tell(self, work: Work, result: Path, session: Session, quality: Quality | None) -> Record:
+        """Completes the written folder with what there is to tell: config.json, the model card and the report."""
+        made = self.made()
+        record = made.record(work, result, session, quality)
+        write_config(result, made.config(quality))
+        write_text(result / "README.md", model_card(record))
+        write_report(record, result)
+        return record
 
     def verify(self, work: Work, result: Path) -> None:
         """Raises VerificationError unless the written folder holds and computes what was calibrated."""
@@ -266,32 +227,9 @@ class Job:
         self.protocol = protocol(spec, ids, tokenizer)
         return ids
 
-    def measure(self, result: Path, ids: Tensor, batch: int) -> Comparison:
+    def measure(self, result: Path, ids: Tensor, batch: int) -> Quality:
         """Original against the written checkpoint on windows (B, T)."""
         device = self.settings.device
         original = load_dense(self.folder, self.model.dtype, trust_remote_code=self.trust).to(device)
-        return compare(forward_of(original), forward_of(load(result, device, trust_remote_code=self.trust)), ids, batch)
-
-    def report(self, out: Path, seconds: float, peak: int, skipped: int, measured: Comparison | None) -> Report:
-        """What was done and measured."""
-        quality = (
-            {}
-            if measured is None
-            else {k: v for k, v in measured.__dict__.items() if k != "tokens"} | {"protocol": self.protocol}
-        )
-        return Report(
-            out=str(out),
-            scheme=self.recipe.label,
-            preset=self.recipe.preset,
-            bits_per_weight=self.bits_per_weight(),
-            size_before=checkpoint_bytes(self.folder),
-            size_after=checkpoint_bytes(out),
-            seconds=seconds,
-            peak_memory=peak,
-            skipped_steps=skipped,
-            loaders=self.loaders(),
-            verified=True,
-            tables=self.table and str(self.table),
-            allocation=self.allocation(),
-            **quality,
-        )
+        written = load(result, device, trust_remote_code=self.trust)
+        return Quality(compare(forward_of(original), forward_of(written), ids, batch), self.protocol)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 
 from torch import Tensor
 
@@ -36,5 +37,6 @@ def packed(
         "loss_after": str(block.trace.after),
         "skipped_steps": str(block.trace.skipped_steps),
         "unreached": json.dumps(block.trace.unreached),
+        "fidelity": json.dumps({name: asdict(one) for name, one in block.fidelity.items()}),
     }
     return tensors, facts

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from pathlib import Path
 
 import torch
 
+from omniq.assemble import copied_files
+from omniq.calibrate.data import CalibrationData, check_vocabulary
 from omniq.eval.size import checkpoint_bytes
 from omniq.eval.windows import EvalSpec
 from omniq.events import Listener, ignore
 from omniq.hf import cache_folder, open_model, resolve
 from omniq.job import Job
+from omniq.made import Session, report
+from omniq.memory import peak_resident
 from omniq.planning import check
 from omniq.planning import plan as planned
 from omniq.precision import fast_dtype
@@ -54,10 +57,12 @@ def quantize(
     device: str = "cpu",
     evaluate: EvalSpec | None = None,
     on_event: Listener = ignore,
+    data: CalibrationData | None = None,
 ) -> Report:
     """Quantises `model` (hub id, folder or GGUF file) into the folder `out`; returns what was done and measured.
 
     Interrupted at any moment, the same call goes on at the block where it stopped and ends with the same bits.
+    data: calibration tokens in place of those that the recipe's source names.
     """
     began = time.perf_counter()
     out = Path(out)
@@ -65,25 +70,21 @@ def quantize(
     cache = cache_folder()
     folder = resolve(model, revision=revision, trust_remote_code=trust_remote_code, work=cache)
     check_apart(out, folder)
+    copied_files(folder)  # a link that leads out of it is refused now, not when all is done
     opened = rotated(open_model(folder, trust_remote_code=trust_remote_code), recipe.rotation, recipe.seed)
-    check(opened, recipe)
-    job = Job(opened, model, recipe, torch.device(device), cache / "tokens", trust_remote_code)
+    check(opened, recipe, has_tokens=data is not None)
+    if data is not None:
+        check_vocabulary(data.ids, opened.skeleton.get_input_embeddings().num_embeddings)
+    given = data if recipe.needs_data else None
+    job = Job(opened, model, recipe, torch.device(device), cache / "tokens", trust_remote_code, given)
     ids = None if evaluate is None else job.windows(evaluate)
     with Work(out) as work:
         job.calibrate(work, overwrite, on_event)
         result = work.result()
-        job.write(work, result, None)
+        job.write(work, result)
         job.verify(work, result)
-        peak, seconds = peak_memory(), time.perf_counter() - began
-        measured = None
-        if ids is not None:
-            measured = job.measure(result, ids, evaluate.batch)
-            job.write_config(result, measured)
-        skipped = sum(int(work.facts(i).get("skipped_steps", 0)) for i in range(job.blocks))
+        session = Session(time.perf_counter() - began, peak_resident(), job.resumed_at)
+        quality = None if ids is None else job.measure(result, ids, evaluate.batch)
+        record = job.tell(work, result, session, quality)
         work.publish(result, overwrite)
-    return job.report(out, seconds, peak, skipped, measured)
-
-
-def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return report(out, record)

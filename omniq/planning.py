@@ -37,8 +37,11 @@ RUNTIME_BYTES = 450_000_000
 """Python, torch and transformers themselves, measured on Linux x86-64 with the CPU build of torch."""
 
 
-def check(model: OpenModel, recipe: Recipe) -> None:
-    """Refuses, before any weight is read, what the scheme, the preset, the format or the architecture cannot do."""
+def check(model: OpenModel, recipe: Recipe, has_tokens: bool = False) -> None:
+    """Refuses, before any weight is read, what the scheme, the preset, the format or the architecture cannot do.
+
+    has_tokens: calibration tokens are there, so that no text and no tokenizer is asked for.
+    """
     refusals = (recipe.method().refuse(spec, model.adapter) for spec in recipe.candidates())
     if reason := next(filter(None, refusals), None):
         tables = ", ".join(sorted(t for _, table in ADAPTERS.items() for t in table.model_types))
@@ -46,8 +49,9 @@ def check(model: OpenModel, recipe: Recipe) -> None:
             f"preset {recipe.preset!r} on {model.config.model_type!r}: {reason}. Architectures with a table: {tables}"
         )
     check_clips(recipe)
-    check_tokenizer(model.folder)
-    if recipe.needs_data and recipe.data.source != SELF:
+    if not has_tokens:
+        check_tokenizer(model.folder)
+    if recipe.needs_data and recipe.data.source != SELF and not has_tokens:
         documents(recipe.data.source, recipe.data.column, recipe.data.split)  # raises when there is no such text
     check_groups(model, recipe.scheme.weight.group_size)
     form = FORMATS[recipe.format]
@@ -91,7 +95,7 @@ def bits_per_weight(model: OpenModel, recipe: Recipe, specs: Mapping[str, Linear
     specs: of the linears, once they are known; None: the recipe's bits, or its budget.
     """
     codes = average_bits(model, specs) if specs else recipe.avg_bits or recipe.scheme.weight.bits
-    spec, scale_bits = recipe.scheme.weight, model.dtype.itemsize * 8
+    spec, scale_bits = recipe.scheme.weight, FORMATS[recipe.format].scale_dtype(model.dtype).itemsize * 8
     weights = groups = 0
     for name in model.linears:
         layer = model.skeleton.get_submodule(name)

@@ -37,7 +37,8 @@ class QTensor:
     @property
     def shape(self) -> tuple[int, int]:
         """(N, K)."""
-        return tuple(self.codes.shape)
+        n, k = self.codes.shape
+        return n, k
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (N, K); computed in float32 (float64 when asked for), then cast to `dtype`."""

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.method import METHODS, Method
 from omniq.errors import UsageError
 from omniq.spec import FLOAT_BITS, ROTATIONS, TABLE_BITS, WEIGHT_BITS, LinearSpec
+from omniq.strict_yaml import parsed
 
 MAX_SEED = 2**63 - 1
 AUTO = "auto"
@@ -215,11 +214,12 @@ def _is_a(value: Any, kind: type) -> bool:
 def read_recipe(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; a file that is missing or is not YAML is a UsageError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the recipe {path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    values = parsed(text, f"the recipe {path}")
     if not isinstance(values, dict):
         raise UsageError(f"the recipe {path} must be a mapping such as 'scheme: W4A16g128'")
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omniq.decoding import fuse_blocks
 from omniq.errors import ModelError, UsageError
 from omniq.eval.size import bits_per_weight, checkpoint_bytes
 from omniq.formats.base import FORMATS
+from omniq.formats.reading import read_linear, really_quantized
 from omniq.hf import OpenModel, open_model
 from omniq.nn import QuantLinear, swap_linear
 from omniq.source import checked_folder, config_values
@@ -46,29 +48,49 @@ def load(
     """
     approximate = rounds_activations(activations)
     model = open_model(checked_folder(Path(path)), trust_remote_code=trust_remote_code, quantized=True)
-    place = torch.device(device)
-    for name, (q, spec) in quantized_linears(model).items():
-        bias = f"{name}.bias"
-        held = model.skeleton.get_submodule(name).bias is not None
-        work = dtype or model.dtype
-        layer = QuantLinear(q, spec, model.read(bias).to(work) if held else None, place, approximate)
-        swap_linear(model.skeleton, name, layer)
+    wanted = Wanted(torch.device(device), dtype or model.dtype, approximate, embed_bits)
+    model.skeleton.config.use_cache = True
+    return filled(model.skeleton, model, tables_to_read(model, embed_bits), wanted)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a checkpoint is to be held. approximate: admit kernels that round activations; embed_bits: as in load."""
+
+    device: torch.device
+    dtype: torch.dtype
+    approximate: bool
+    embed_bits: int
+
+
+def tables_to_read(model: OpenModel, embed_bits: int) -> StoredTables:
+    """The quantised tables of a checkpoint; UsageError when embed_bits asks to round what is rounded already."""
     tables = stored_tables(model)
     if tables.places and embed_bits != FLOAT_BITS:
         raise UsageError(
-            f"{path} has its embedding table quantised already ({tables.spec()}), so embed_bits={embed_bits} cannot "
-            f"round it anew; leave embed_bits at {FLOAT_BITS}"
+            f"{model.folder} has its embedding table quantised already ({tables.spec()}), so embed_bits={embed_bits} "
+            f"cannot round it anew; leave embed_bits at {FLOAT_BITS}"
         )
+    return tables
+
+
+def filled(target: nn.Module, model: OpenModel, tables: StoredTables, wanted: Wanted) -> nn.Module:
+    """`target`, the model's skeleton or one like it, with packed layers and all that was still on meta, made ready."""
+    place, dtype, approximate = wanted.device, wanted.dtype, wanted.approximate
+    for name, (q, spec) in quantized_linears(model).items():
+        bias = f"{name}.bias"
+        held = model.skeleton.get_submodule(name).bias is not None
+        layer = QuantLinear(q, spec, model.read(bias).to(dtype) if held else None, place, approximate)
+        swap_linear(target, name, layer)
     quantized = tables.parameters()
-    names = [name for name, param in model.skeleton.named_parameters() if param.is_meta and name not in quantized]
-    assign(model.skeleton, ((name, model.read(name).to(place, dtype or model.dtype)) for name in names))
-    set_attention(model.skeleton, attention_grid(model))
-    model.skeleton.config.use_cache = True
+    names = [name for name, param in target.named_parameters() if param.is_meta and name not in quantized]
+    assign(target, ((name, model.read(name).to(place, dtype)) for name in names))
+    set_attention(target, attention_grid(model))
     if tables.places:
-        put_tables(model.skeleton, tables.read(model.reader), place, approximate, dtype or model.dtype)
-    loaded = model.skeleton.to(place)
+        put_tables(target, tables.read(model.reader), place, approximate, dtype)
+    loaded = target.to(place)
     if not tables.places:
-        quantize_tables(loaded, embed_bits, place, approximate)
+        quantize_tables(loaded, wanted.embed_bits, place, approximate)
     loaded.omniq_unfused = fuse_blocks(loaded.get_submodule(model.blocks), model.adapter, loaded.config)
     return loaded
 
@@ -111,16 +133,21 @@ class quantized_linears:
         self.model = model
         self.form, self.specs = format_of(model)
 
+    def names(self) -> list[str]:
+        """Module names, in the model's order."""
+        return [name for name in self.model.linears if self.stored(name) in self.specs]
+
+    def stored(self, name: str) -> str:
+        """A module's name in the checkpoint."""
+        return self.model.stored_name(f"{name}.weight").removesuffix(".weight")
+
     def items(self):
         """(module name, (QTensor, spec)), in the model's order."""
-        for name in self.model.linears:
-            stored = self.model.stored_name(f"{name}.weight").removesuffix(".weight")
-            spec = self.specs.get(stored)
-            if spec is None:
-                continue
-            leaves = {leaf: self.model.reader.read(f"{stored}.{leaf}") for leaf in self.form.leaves(spec)}
+        for name in self.names():
+            stored = self.stored(name)
+            spec = self.specs[stored]
             shape = tuple(self.model.skeleton.get_submodule(name).weight.shape)
-            yield name, (self.form.unpack(leaves, spec, shape), spec)
+            yield name, (read_linear(self.form, self.model.reader, stored, spec, shape), spec)
 
 
 def format_of(model: OpenModel) -> tuple[Any, dict[str, LinearSpec]]:
@@ -135,7 +162,7 @@ def format_of(model: OpenModel) -> tuple[Any, dict[str, LinearSpec]]:
     for _, form in FORMATS.items():
         specs = form.parse(config, names)
         if specs is not None:
-            return form, specs
+            return form, really_quantized(form, model.reader, specs)
     known = ", ".join(FORMATS)
     raise ModelError(f"{model.folder} was quantised with method {config.get('quant_method')!r}; omniq reads: {known}")
 

@@ -14,7 +14,18 @@ from omniq.errors import ModelError, UsageError
 from omniq.header import json_object
 
 # Never .bin or .pt: those are pickles, which run code when loaded.
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+HUB_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    "*.tiktoken",
+    "*.md",
+    "LICENSE",
+    "LICENCE",
+    "NOTICE",
+)
 HUB_CODE = ("*.py",)
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 GGUF_MAGIC = b"GGUF"
@@ -99,6 +110,8 @@ def checked_folder(path: Path) -> Path:
 def config_values(folder: Path) -> dict[str, Any]:
     """The entries of the folder's config.json."""
     path = folder / "config.json"
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is not a file; give the folder of a model")
     try:
         return json_object(path.read_bytes(), path)
     except OSError as error:

@@ -42,12 +42,12 @@ class QuantSpec:
     @property
     def qmax(self) -> int:
         """The largest code, 2**bits - 1."""
-        return 2**self.bits - 1
+        return (1 << self.bits) - 1
 
     @property
     def mid(self) -> int:
         """The code that a symmetric grid maps to 0."""
-        return 2 ** (self.bits - 1)
+        return 1 << (self.bits - 1)
 
     def width(self, in_features: int) -> int:
         """Columns per group for a layer with K = in_features; raises UsageError when they do not divide K."""

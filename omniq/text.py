@@ -14,6 +14,8 @@ Document = str | list[dict[str, Any]]
 """A text, or the messages of one conversation."""
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+ROWS = 256
+"""Rows of a parquet file in memory together: a small file can hold one long text a great many times."""
 
 
 def documents(source: str, column: str = "text", split: str = "train") -> Iterator[Document]:
@@ -54,6 +56,19 @@ def leading(tokenizer: Tokenizer) -> list[int]:
     return list(full[: next(starts, 0)])
 
 
+def in_template(tokenizer: Any, messages: list[dict[str, Any]], **options: bool) -> str:
+    """A conversation as one text, by the chat template that the tokenizer's folder brings along; options: its own."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except (ValueError, TypeError, ArithmeticError, TemplateError) as error:
+        raise DataError(
+            f"there are messages, and the tokenizer's chat template cannot format them ({first_line(error)}); give "
+            "plain text"
+        ) from None
+
+
 def is_local(source: str) -> bool:
     """True when `source` names a file on this machine."""
     return Path(source).expanduser().is_file()
@@ -86,7 +101,10 @@ def _json(line: str, path: Path, number: int) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number} is not JSON ({error.msg}); each line must be one object") from None
+        reason = error.msg
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists without end
+        reason = str(error)
+    raise DataError(f"{path}, line {number} is not JSON ({reason}); each line must be one object")
 
 
 def _parquet(path: Path, column: str) -> Iterator[Document]:
@@ -98,11 +116,16 @@ def _parquet(path: Path, column: str) -> Iterator[Document]:
             f"reading {path} needs the package pyarrow; install it, or give a .txt or .jsonl file"
         ) from None
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=ROWS):
             for row in batch.to_pylist():
                 yield _document(row, column, str(path))
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{path} is not a readable parquet file: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _hub(source: str, column: str, split: str) -> Iterator[Document]:
@@ -121,7 +144,7 @@ def _hub(source: str, column: str, split: str) -> Iterator[Document]:
         for row in rows:
             yield _document(row, column, f"hub data set {source}")
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"cannot read {source!r} as a hub data set, split {split!r} ({type(error).__name__}: {reason}); "
             "without a network give a local .txt, .jsonl or .parquet file, or use 'self'"

@@ -15,6 +15,7 @@ from omniq.checkpoint import Reader
 from omniq.digests import tensor_digest, weight_digest
 from omniq.errors import VerificationError
 from omniq.formats.base import Format
+from omniq.formats.reading import read_linear
 from omniq.hf import OpenModel
 from omniq.source import config_values
 from omniq.spec import LinearSpec
@@ -37,8 +38,7 @@ def check_tensors(
     """
     reader = Reader(result)
     for name, (stored, spec, shape) in linears.items():
-        leaves = {leaf: reader.read(f"{stored}.{leaf}") for leaf in form.leaves(spec)}
-        if weight_digest(form.unpack(leaves, spec, shape)) != digests[name]:
+        if weight_digest(read_linear(form, reader, stored, spec, shape)) != digests[name]:
             raise VerificationError(
                 f"{name} reads back from {result} as other numbers than were calibrated; do not use this checkpoint"
             )
@@ -79,8 +79,7 @@ class Replay:
         if module not in self.linears:
             return self.written.read(name).float()
         stored, spec, shape = self.linears[module]
-        leaves = {leaf: self.reader.read(f"{stored}.{leaf}") for leaf in self.form.leaves(spec)}
-        return self.form.unpack(leaves, spec, shape).dequantize()
+        return read_linear(self.form, self.reader, stored, spec, shape).dequantize()
 
     @torch.no_grad()
     def check(self, calls: BlockCalls, last: Tensor, settings: Settings) -> None:

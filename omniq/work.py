@@ -23,6 +23,7 @@ from omniq.shards import write_tensors, write_text
 TABLES, ALLOCATION = "tables.safetensors", "allocation.safetensors"
 TUNED, LAST = "tuned.safetensors", "last.safetensors"
 BLOCK, STREAMS = "block-{:05d}.safetensors", "streams-{:05d}.safetensors"
+TOLD = "told.json"
 DIGEST = "digest"
 """Where a file's own digest is kept, beside its facts."""
 
@@ -34,7 +35,8 @@ class Work:
     where they are quantised. allocation: the bits of every linear, where they were chosen. block-N: the packed
     tensors of block N. streams-N: the hidden states after block N; only the last is kept. Every file appears whole
     or not at all, the block before its streams, and carries its own digest: what is found can be trusted after any
-    interruption, and damage is seen. tuned: what was trained end to end since, and last: what the last block gives.
+    interruption, and damage is seen. told: what the user was. tuned: what was trained end to end since. last: what
+    the last block gives.
     """
 
     def __init__(self, out: Path) -> None:
@@ -60,10 +62,14 @@ class Work:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not (self.folder / "run.json").is_file():
+        if not self.unfinished():
             # Stopped before anything was begun, so there is nothing to go on from.
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
+
+    def unfinished(self) -> bool:
+        """Whether a run was begun here and has not been published."""
+        return (self.folder / "run.json").is_file()
 
     def begin(self, identity: Mapping[str, Any], overwrite: bool, streamed: bool) -> int:
         """The first block to do: 0, or where an interrupted run of the same identity stopped.
@@ -131,6 +137,10 @@ class Work:
         self._write(self.folder / LAST, {"last": last}, {})
         self._write(self.tuned_path(), tensors, facts)
 
+    def tuned_facts(self) -> dict[str, str]:
+        """What save_tuned recorded; nothing before that."""
+        return Reader(self.tuned_path()).metadata() if self.tuned_path().is_file() else {}
+
     def last(self) -> Tensor:
         """What save_tuned stored of the last block."""
         return Reader(self.folder / LAST).read("last")
@@ -152,6 +162,16 @@ class Work:
         """What save_allocation stored; None before that."""
         path = self.folder / ALLOCATION
         return Reader(path).metadata() if path.is_file() else None
+
+    def tell(self, sentence: str) -> None:
+        """Keeps a sentence that the user was told, once, through any interruption."""
+        if sentence not in self.told():
+            write_text(self.folder / TOLD, json.dumps({"told": [*self.told(), sentence]}))
+
+    def told(self) -> tuple[str, ...]:
+        """Every sentence that tell() kept; none of a file that is damaged."""
+        told = (_parsed(self.folder / TOLD) or {}).get("told")
+        return tuple(told) if isinstance(told, list) and all(isinstance(one, str) for one in told) else ()
 
     def save(self, block: QuantizedBlock, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
         """Stores a finished block and then the streams after it; drops the streams before it."""
@@ -249,7 +269,7 @@ def _parsed(path: Path) -> dict[str, Any] | None:
     """The values of a JSON file, or None when it is damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
 
@@ -265,8 +285,7 @@ def _reported(what: str) -> Iterator[None]:
 
 def differences(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Sentences naming every value that differs between two nested mappings."""
-    found = []
-    wanted = json.loads(json.dumps(wanted, default=str))
+    found, wanted = [], json.loads(json.dumps(wanted, default=str))
     for key in sorted(set(known) | set(wanted)):
         a, b = known.get(key), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -14,10 +14,11 @@ from omniq.audit import drawing, page, summary
 from omniq.audit.base import EVALUATORS
 from omniq.audit.lookup import base_name, overall, quantised
 from omniq.audit.parts import flips
-from omniq.audit.parts.markup import Markup, tag
 from omniq.audit.plots.base import PLOTS
 from omniq.audit.result import Result
 from omniq.audit.wording import CODE_WORDS, displays, number, p_value, share, signed
+from omniq.page import document, figures
+from omniq.page.markup import Markup, tag
 
 LOADING = ("script", "iframe", "object", "embed", "link", "img", "image", "form", "base", "video", "audio")
 VOID = ("meta", "col")
@@ -73,7 +74,7 @@ class Reader(HTMLParser):
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes pages in a fraction of the time."""
-    monkeypatch.setattr(drawing, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def several() -> Result:
 
 
 @pytest.fixture(scope="module")
-def drawn(several: Result) -> dict[str, drawing.Drawing]:
+def drawn(several: Result) -> dict[str, figures.Drawing]:
     """Every plot of it by name."""
     return {one.name: one for one in drawing.drawings(several)}
 
@@ -150,9 +151,9 @@ def test_the_page_loads_nothing_and_runs_nothing(whole: str, hostile: str) -> No
             if key == "style":
                 assert "url(" not in value.replace("url(#", "")
         policy = [value for name, key, value in reader.attributes if name == "meta" and value.startswith("default-src")]
-        assert policy == [page.POLICY]
-    assert "default-src 'none'" in page.POLICY
-    assert "script-src" not in page.POLICY
+        assert policy == [document.POLICY]
+    assert "default-src 'none'" in document.POLICY
+    assert "script-src" not in document.POLICY
 
 
 def test_every_evaluator_and_metric_is_explained(whole: str) -> None:
@@ -199,8 +200,8 @@ def test_the_same_result_gives_the_same_bytes(no_plots: None) -> None:
     assert page.html(result()) == page.html(result())
 
 
-def test_the_same_plot_gives_the_same_bytes(several: Result, drawn: dict[str, drawing.Drawing]) -> None:
-    assert [drawing.drawn(name, several) for name in ("bits", "weights")] == [drawn["bits"], drawn["weights"]]
+def test_the_same_plot_gives_the_same_bytes(several: Result, drawn: dict[str, figures.Drawing]) -> None:
+    assert [drawing.plotted(name, several) for name in ("bits", "weights")] == [drawn["bits"], drawn["weights"]]
 
 
 @pytest.mark.parametrize("made", [result((8, 4)), result(unlearned=False, never=False)])
@@ -209,7 +210,7 @@ def test_the_page_never_says_removed(made: Result, no_plots: None) -> None:
     assert "removed" not in repr(summary.tables(made)).lower()
 
 
-def test_no_plot_says_removed(drawn: dict[str, drawing.Drawing]) -> None:
+def test_no_plot_says_removed(drawn: dict[str, figures.Drawing]) -> None:
     assert not [one.name for one in drawn.values() if "removed" in f"{one.title}{one.caption}{one.svg}".lower()]
 
 
@@ -229,14 +230,14 @@ def test_the_page_of_a_result_with_nothing_in_it_is_whole() -> None:
 
 
 def test_without_matplotlib_the_page_is_made_and_says_so(no_plots: None, whole: str) -> None:
-    assert "matplotlib" in drawing.lacking()
+    assert "matplotlib" in figures.lacking()
     reader = Reader(page.html(result()))
     assert "svg" not in reader.tags
-    assert drawing.lacking() in reader.text
-    assert drawing.lacking() not in Reader(whole).text
+    assert figures.lacking() in reader.text
+    assert figures.lacking() not in Reader(whole).text
 
 
-def test_every_plot_is_drawn_where_its_data_are_there(drawn: dict[str, drawing.Drawing]) -> None:
+def test_every_plot_is_drawn_where_its_data_are_there(drawn: dict[str, figures.Drawing]) -> None:
     assert list(drawn) == [name for name, _ in sorted(PLOTS.items(), key=lambda entry: entry[1].place)]
 
 
@@ -251,7 +252,7 @@ def test_bit_widths_are_drawn_only_where_there_are_several() -> None:
 
 @pytest.mark.parametrize("name", sorted(PLOTS))
 def test_a_plot_names_its_axes_and_explains_itself(
-    name: str, several: Result, drawn: dict[str, drawing.Drawing]
+    name: str, several: Result, drawn: dict[str, figures.Drawing]
 ) -> None:
     figure = PLOTS[name].draw(several)
     assert any(axes.get_xlabel() for axes in figure.axes)

@@ -13,7 +13,7 @@ import torch
 from doubles import FakeClock, Rough
 from tiny import save_tiny
 
-from omniq import runtime
+from omniq import evaluation, runtime
 from omniq.bench import decode, engines
 from omniq.bench.decode import Load, Speed, Subject, ratios, speed_of, timed
 from omniq.cli import app
@@ -184,7 +184,8 @@ def test_the_commands_pass_on_how_exact_activations_are(folder: Path, omniq, mon
         asked.append(activations)
         return load(*args, activations=activations, **rest)
 
-    monkeypatch.setattr(runtime, "load", recording)
+    for module in (runtime, evaluation):
+        monkeypatch.setattr(module, "load", recording)
     (folder / "text.txt").write_text("the quick brown fox " * 40)
     commands = {
         "generate": ("generate", str(folder / "packed"), "hello", "-n", "1"),

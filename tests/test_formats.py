@@ -17,6 +17,7 @@ from omniq.checkpoint import Reader
 from omniq.errors import ModelError, UnsupportedError
 from omniq.formats.base import FORMATS
 from omniq.formats.bitpack import pack_bits, unpack_bits, words_for
+from omniq.formats.ct_config import scheme_entry
 from omniq.grid import encode, fake_quantize_tokens, minmax_grid
 from omniq.qtensor import QTensor
 from omniq.shards import write_tensors, write_text
@@ -25,7 +26,7 @@ from omniq.spec import LinearSpec, QuantSpec
 CT = FORMATS["compressed-tensors"]
 BITS = range(2, 9)
 SCHEMES = [f"W{b}A16{g}{a}" for b, g, a in itertools.product(BITS, ("", "g16"), ("", "-asym"))]
-SHAPES = [(1, 16), (7, 48), (40, 96), (33, 80)]
+SHAPES = [(1, 16), (7, 48), (40, 96), (33, 80), (32, 64), (96, 160)]
 
 
 def random_qtensor(
@@ -110,18 +111,18 @@ def test_what_is_packed_unpacks_bit_for_bit(name: str, scheme: str, shape: tuple
     form, spec = FORMATS[name], LinearSpec.parse(scheme)
     if reason := form.refuse(spec, shape):
         pytest.skip(reason)
-    q = random_qtensor(spec.weight, shape)
+    q = random_qtensor(spec.weight, shape, form.scale_dtype(torch.float32))
     packed = form.pack(q)
-    assert set(packed) == set(form.leaves(spec))
+    assert set(packed) == set(form.leaves(spec)) == set(form.readable(spec, packed.__contains__))
     assert form.unpack(packed, spec, shape).equal(q)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_what_is_packed_survives_a_file(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    spec = LinearSpec.parse("W4A16g32-asym")
-    if reason := FORMATS[name].refuse(spec, (32, 64)):
-        pytest.skip(reason)
+    spec = LinearSpec.parse("W4A16g32" if name == "gptq" else "W4A16g32-asym")
+    if dtype != FORMATS[name].scale_dtype(dtype) and dtype == torch.float32:
+        pytest.skip("this format has no scales in float32")
     q = random_qtensor(spec.weight, (32, 64), dtype)
     write_tensors(tmp_path / "model.safetensors", FORMATS[name].pack(q))
     reader = Reader(tmp_path)
@@ -150,6 +151,7 @@ def test_a_config_reads_back_as_the_specs_it_was_made_from(name: str, scheme: st
 def test_each_runtime_is_told_in_one_sentence(name: str, scheme: str) -> None:
     sentences = FORMATS[name].loaded_by(LinearSpec.parse(scheme))
     assert any(sentence.startswith("omniq: yes") for sentence in sentences)
+    assert len(sentences) == len(FORMATS[name].loaded_by(LinearSpec.parse(scheme), experts=True, own=True))
     assert all(sentence.endswith(".") and "\n" not in sentence for sentence in sentences)
 
 
@@ -185,7 +187,7 @@ def damaged(change: str) -> dict[str, Tensor]:
         return packed | {leaf: torch.zeros(1)}
     changed = {
         "dtype": lambda t: t.to(torch.int16 if t.dtype == torch.int32 else torch.float64),
-        "wider": lambda t: torch.cat([t, t[..., :1]], dim=-1),
+        "wider": lambda t: torch.cat([t, t], dim=-1),
         "nan": lambda t: t.clone().fill_(float("nan")),
         "value": lambda t: t + 1,
         "flat": lambda t: t.view(-1),
@@ -209,16 +211,42 @@ def test_tensors_that_do_not_fit_the_layer_are_refused_by_name(change: str) -> N
         CT.unpack(damaged(change), LinearSpec.parse("W3A16g32-asym"), (32, 64))
 
 
-def test_the_older_layout_of_three_bits_is_explained() -> None:
-    packed = CT.pack(random_qtensor(QuantSpec(3), (8, 320)))
-    packed["weight_packed"] = torch.zeros(8, 32, dtype=torch.int32)
-    with pytest.raises(ModelError, match=r"before version 0\.18"):
-        CT.unpack(packed, LinearSpec.parse("W3A16"), (8, 320))
-
-
 def test_a_config_whose_group_size_does_not_divide_the_layer_is_a_damaged_model() -> None:
     with pytest.raises(ModelError, match="group size 32"):
         CT.unpack({}, LinearSpec.parse("W4A16g32"), (8, 48))
+
+
+# --- other layouts of compressed-tensors
+
+
+def test_the_layout_before_the_dense_one_is_read() -> None:
+    spec = LinearSpec.parse("W3A16g32-asym")
+    q = random_qtensor(spec.weight, (40, 320))
+    packed = CT.pack(q) | {
+        "weight_packed": ten_to_a_word(q.codes),
+        "weight_zero_point": ten_to_a_word(q.zeros.T.contiguous()).T.contiguous(),
+    }
+    assert CT.unpack(packed, spec, q.shape).equal(q)
+
+
+def ten_to_a_word(codes: Tensor) -> Tensor:
+    """codes (M, L) of 3 bits -> (M, ceil(L / 10)) int32, by plain integers."""
+    rows = [[row[i : i + 10] for i in range(0, len(row), 10)] for row in codes.tolist()]
+    words = [[sum(code << 3 * place for place, code in enumerate(word)) for word in row] for row in rows]
+    return torch.tensor(words, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("scheme", ["W8A8", "W8A16g32-asym", "W4A4"])
+def test_linears_of_plain_integers_are_read(scheme: str) -> None:
+    spec = LinearSpec.parse(scheme)
+    q = random_qtensor(spec.weight, (40, 96))
+    tensors = {"weight": (q.codes.int() - spec.weight.mid).to(torch.int8), "weight_scale": q.scales}
+    if not spec.weight.symmetric:
+        tensors["weight_zero_point"] = (q.zeros.int() - spec.weight.mid).to(torch.int8)
+    assert set(CT.readable(spec, tensors.__contains__)) == set(tensors)
+    assert CT.unpack(tensors, spec, q.shape).equal(q)
+    args = scheme_entry(spec)["weights"]
+    assert CT.parse(foreign(args | {"group_size": args.get("group_size")}, {"format": "int-quantized"}), NAMES[:1])
 
 
 # --- configs of others
@@ -301,7 +329,7 @@ REFUSED = {
         "dynamic is False",
     ),
     "outputs": (foreign(group={"output_activations": {"num_bits": 8}}), UnsupportedError, "output_activations"),
-    "group layout": (foreign(group={"format": "int-quantized"}), UnsupportedError, "int-quantized"),
+    "group layout": (foreign(group={"format": "float-quantized"}), UnsupportedError, "float-quantized"),
     "layout": (foreign(format="float-quantized"), UnsupportedError, "float-quantized"),
     "cache": (foreign(kv_cache_scheme={"num_bits": 8}), UnsupportedError, "kv_cache_scheme"),
     "rotation": (foreign(transform_config={"config_groups": {}}), UnsupportedError, "transform_config"),

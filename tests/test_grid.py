@@ -316,3 +316,11 @@ def test_a_clipped_grid_spans_a_share_of_the_range_and_saturates_outside(symmetr
     assert (values - x)[0, 2].abs() <= token_grid(x, half)[0].item() / 2 + 1e-6
     codes, scales, zeros = quantize_tokens(x, half)
     assert torch.equal((codes.float() - zeros) * scales, values)
+
+
+@pytest.mark.parametrize("spec", [QuantSpec(8), QuantSpec(8, symmetric=False)], ids=name)
+def test_small_weights_keep_their_size_where_a_scale_in_float16_is_below_its_normal_numbers(spec: QuantSpec) -> None:
+    weight = 1e-3 * randn(8, 64)
+    q = nearest(weight, spec, torch.float16)
+    assert (q.scales.float().abs() < torch.finfo(torch.float16).tiny).all()
+    assert (q.dequantize() - weight).abs().max() <= 1.01 * q.scales.float().abs().max()

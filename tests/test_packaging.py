@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+import omniq
 from omniq.kernels import native
 from omniq.kernels.shared_library import library_path
 
@@ -49,6 +51,23 @@ def test_the_tested_combination_lies_inside_the_ranges() -> None:
     pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
     for name in ("torch", "transformers", "compressed-tensors", "accelerate"):
         assert pins[name] in dependency(name).specifier
+
+
+def test_every_package_that_is_asked_for_is_listed_with_its_licence() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    lists = re.search(r"^dependencies = \[.*^\[project.scripts\]", text, re.M | re.S).group(0)
+    asked = {Requirement(line).name for line in re.findall(r'"([a-zA-Z_-]+(?:\[\S*\])?[<>=][^"]*)"', lists)}
+    assert {"torch", "triton", "pytest"} <= asked
+    listed = re.findall(r"^\| ([\w-]+)", (ROOT / "docs/licences.md").read_text(encoding="utf-8"), re.M)
+    assert asked - set(listed) == set()
+
+
+def test_a_tag_on_this_commit_names_the_version() -> None:
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("needs git and its folder")
+    command = ["git", "-C", str(ROOT), "tag", "--points-at", "HEAD", "--list", "v*"]
+    tags = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert set(tags) <= {f"v{omniq.__version__}"}
 
 
 def test_no_folder_can_be_taken_for_the_package_named_kernels() -> None:
@@ -96,10 +115,14 @@ def test_a_library_that_does_not_load_is_explained(tmp_path: Path) -> None:
     assert str(tmp_path / native.LIBRARY) in reason
 
 
-def wheel_of(tree: Path, path: str = "") -> dict[str, bytes]:
-    """Builds a wheel of the sources in `tree`, with PATH=`path` if given: name in the wheel -> content."""
+def wheel_of(tree: Path, path: str = "", native: bool = True) -> dict[str, bytes]:
+    """Builds a wheel of the sources in `tree`, with PATH=`path` if given: name in the wheel -> content.
+
+    native: compile what can be compiled.
+    """
     folder = tree / "wheel"
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-q"]
+    command += [] if native else ["--config-settings", "wheel.cmake=false"]
     # CUDA sources take a minute to compile, and have tests of their own (test_cuda_build.py).
     environment = {**({"PATH": path} if path else os.environ), "CMAKE_ARGS": "-DOMNIQ_CUDA=OFF"}
     done = subprocess.run([*command, "-w", str(folder), str(tree)], env=environment, capture_output=True, text=True)
@@ -128,9 +151,34 @@ def test_the_wheel_holds_every_module_under_omniq_and_no_native_source(tree: Pat
     sources = {path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
     assert sources
     assert {name if name.startswith("omniq/") else f"omniq/{name}" for name in sources} <= names
+    assert {f"omniq/recipes/{path.name}" for path in (ROOT / "omniq" / "recipes").glob("*.yaml")} <= names
     outside = {name.split("/")[0] for name in names} - {"omniq"}
     assert all(name.endswith(".dist-info") for name in outside)
     assert not [name for name in names if "csrc" in name]
+
+
+def test_the_wheel_says_its_version_and_that_it_is_typed_and_holds_every_file_that_is_no_code(tree: Path) -> None:
+    wheel = wheel_of(tree, native=False)
+    assert "omniq/py.typed" in wheel
+    data = [path.relative_to(tree).as_posix() for path in (tree / "omniq").rglob("*.yaml")]
+    assert set(data) <= wheel.keys()
+    (metadata,) = (content.decode() for name, content in wheel.items() if name.endswith(".dist-info/METADATA"))
+    assert re.search(r"^Version: (.*)$", metadata, re.M).group(1) == omniq.__version__
+    assert [name for name in wheel if name.endswith("/licenses/LICENSE")]
+
+
+def test_the_source_archive_builds_the_same_wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    build = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    place = tmp_path_factory.mktemp("archive")
+    done = subprocess.run([sys.executable, "-c", build, str(place)], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (archive,) = place.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(place, filter="data")
+    (unpacked,) = (path for path in place.iterdir() if path.is_dir())
+    read = {path.relative_to(tree) for name in (*FOLDERS, *FILES) for path in (tree / name, *(tree / name).rglob("*"))}
+    assert {path for path in read if (tree / path).is_file() and not (unpacked / path).is_file()} == set()
+    assert wheel_of(unpacked, native=False) == wheel_of(tree, native=False)
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler on PATH")

@@ -83,7 +83,7 @@ class AuditFolder:
         for folder in (self.path, self.reuse):
             values = _parsed(_file(folder, model, evaluator)) if folder else None
             if values is not None and values.get("key") == key:
-                return found_from_dict(values["found"])
+                return found_from_dict(values.get("found"))
         return None
 
     def save(self, model: str, evaluator: str, key: str, found: Found) -> None:
@@ -107,6 +107,6 @@ def _parsed(path: Path) -> dict[str, Any] | None:
     """The values of a JSON file, None where there is none or it is damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None

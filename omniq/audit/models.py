@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omniq import recipes
 from omniq.audit.result import Tested
 from omniq.errors import OmniqError, UsageError
 from omniq.recipe import Recipe, read_recipe
@@ -43,13 +44,17 @@ class Given:
 
 
 def recipe_named(text: str) -> tuple[str, Recipe]:
-    """A YAML file, or METHOD:SCHEME such as rtn:W4A16g64 -> (label, recipe)."""
-    if Path(text).suffix in (".yaml", ".yml"):
-        recipe = Recipe.from_dict(read_recipe(Path(text)), text)
+    """The name of a recipe, a YAML file, or METHOD:SCHEME such as rtn:W4A16g64 -> (label, recipe)."""
+    named = recipes.file_of(text)
+    if named or Path(text).suffix in (".yaml", ".yml"):
+        recipe = Recipe.from_dict(read_recipe(named or Path(text)), text)
     else:
         method, colon, scheme = text.partition(":")
         if not colon:
-            raise UsageError(f"--recipe {text}: give a YAML file, or METHOD:SCHEME such as rtn:W4A16g64")
+            raise UsageError(
+                f"--recipe {text}: give a YAML file, METHOD:SCHEME such as rtn:W4A16g64, or one of "
+                f"{', '.join(recipes.names())}"
+            )
         recipe = Recipe.from_dict({"scheme": scheme, "preset": method}, f"--recipe {text}")
     return label_of(recipe), recipe
 

@@ -45,7 +45,7 @@ def read_result(path: Path) -> Result:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; give the result file of an audit") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(f"{path} is not JSON; give the result file of an audit") from None
     return result_from_dict(values, str(path))
 
@@ -73,7 +73,7 @@ def result_from_dict(values: Any, place: str = "result") -> Result:
             notes=tuple(values["notes"]),
             **tables,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{place} is damaged ({error}); run the audit again") from None
 
 
@@ -129,7 +129,7 @@ def found_from_dict(values: Any) -> Found | None:
         return None
     try:
         return [Missing(**one) if "reason" in one else _measurement(one) for one in values["found"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
 
 

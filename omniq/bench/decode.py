@@ -16,8 +16,8 @@ import torch
 
 from omniq import hf
 from omniq.bench.engines import Engine, dense_engine, llama_engine, llama_refusal, packed_engine
-from omniq.bench.memory import peak_memory, restart_peak
 from omniq.bench.samples import Clock, clock_named
+from omniq.memory import peak_memory, restart_peak
 from omniq.spec import FLOAT_BITS
 
 OMNIQ, TRANSFORMERS, LLAMA = "omniq", "transformers", "llama.cpp"

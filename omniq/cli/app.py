@@ -15,16 +15,20 @@ from omniq.cli import (
     audit,
     bench_decode,
     bench_kernels,
+    export,
     export_lm_eval,
     fetch_demo,
     generate,
     info,
     make_subject,
+    push,
     quantize,
+    report,
     unlearn,
 )
 from omniq.cli import eval as eval_command
 from omniq.cli import list as list_command
+from omniq.cli.examples import START, about, lines
 from omniq.errors import OmniqError, OutputError
 
 INTERRUPTED = 130
@@ -33,28 +37,31 @@ OUT_OF_MEMORY = 8
 app = typer.Typer(
     name="omniq",
     help="Turn a language model into a low-bit one, measure what that did, and run it.",
-    epilog="Start with: omniq quantize MODEL -o OUT --wbits 4. Add --debug to any command for the full error report.",
+    epilog=lines("Start with:", START) + "\n\nEvery command explains itself: omniq quantize --help.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("quantize", no_args_is_help=True)(quantize.command)
-app.command("eval", no_args_is_help=True)(eval_command.command)
-app.command("generate", no_args_is_help=True)(generate.command)
+app.command("quantize", no_args_is_help=True, **about("quantize"))(quantize.command)
+app.command("eval", no_args_is_help=True, **about("eval"))(eval_command.command)
+app.command("generate", no_args_is_help=True, **about("generate"))(generate.command)
+app.command("export", no_args_is_help=True, **about("export"))(export.command)
+app.command("push", no_args_is_help=True, **about("push"))(push.command)
 audits = typer.Typer(invoke_without_command=True, no_args_is_help=True)
 audits.callback()(audit.command)
 audits.command("make-subject", no_args_is_help=True)(make_subject.make_subject)
 audits.command("export-lm-eval", no_args_is_help=True)(export_lm_eval.command)
-app.add_typer(audits, name="audit")
-app.command("unlearn", no_args_is_help=True)(unlearn.command)
-app.command("info")(info.command)
-app.command("list", no_args_is_help=True)(list_command.command)
+app.add_typer(audits, name="audit", **about("audit"))
+app.command("unlearn", no_args_is_help=True, **about("unlearn"))(unlearn.command)
+app.command("report", no_args_is_help=True, **about("report"))(report.command)
+app.command("info", **about("info"))(info.command)
+app.command("list", no_args_is_help=True, **about("list"))(list_command.command)
 bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine: single kernels, or whole models.")
 bench.command("kernels")(bench_kernels.kernels)
 bench.command("decode", no_args_is_help=True)(bench_decode.decode)
-app.add_typer(bench, name="bench")
-app.command("fetch-demo", no_args_is_help=True)(fetch_demo.command)
+app.add_typer(bench, name="bench", **about("bench"))
+app.command("fetch-demo", no_args_is_help=True, **about("fetch-demo"))(fetch_demo.command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from omniq.cli.completion import names_in, one_of, recipe_names
 from omniq.cli.options import CHECK, OUTPUT, RUN, option
 
 MODELS, KNOWLEDGE = "Models", "What to ask"
@@ -37,8 +38,9 @@ Recipes = Annotated[
     option(
         "--recipe",
         panel=MODELS,
-        metavar="FILE|METHOD:SCHEME",
-        help="Quantise by this recipe here, such as rtn:W4A16g64 or a YAML file (repeatable).",
+        metavar="NAME|FILE|METHOD:SCHEME",
+        help="Quantise by this recipe here, such as rtn:W4A16g64, w3 (omniq list recipes) or a YAML file (repeatable).",
+        complete=recipe_names,
     ),
 ]
 Controls = Annotated[
@@ -64,9 +66,19 @@ Data = Annotated[
         panel=KNOWLEDGE,
         metavar="SOURCE",
         help="facts, synthetic:seed=0, tofu:DIR, muse:DIR, wmdp:FILE or jsonl:FILE: omniq list sources.",
+        complete=names_in("omniq.knowledge.sources"),
     ),
 ]
-AuditPreset = Annotated[str, typer.Option("--preset", "-p", help="quick or full.", rich_help_panel=KNOWLEDGE)]
+AuditPreset = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        "-p",
+        help="quick or full.",
+        rich_help_panel=KNOWLEDGE,
+        autocompletion=one_of("quick", "full"),
+    ),
+]
 Evaluators = Annotated[
     str | None,
     option(
@@ -75,6 +87,7 @@ Evaluators = Annotated[
         metavar="A,B,...",
         help="Only these: omniq list evaluators.",
         default="preset's",
+        complete=names_in("omniq.audit.evaluators"),
     ),
 ]
 Items = Annotated[

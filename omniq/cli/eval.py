@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from omniq.cli import eval_options as e
 from omniq.cli import options as o
 from omniq.errors import DataError, UsageError
 
@@ -13,30 +16,33 @@ if TYPE_CHECKING:
     from torch import nn
 
     from omniq.eval.windows import EvalSpec
+    from omniq.evaluation import Place
     from omniq.harness.tasks import Tasks, TaskScore
 
 
 def command(
     checkpoint: o.Checkpoint,
-    text: o.Text = None,
-    tasks: o.Tasks = None,
-    against: o.Against = None,
-    include_path: o.IncludePath = None,
-    limit: o.Limit = None,
-    windows: o.Windows = 0,
-    length: o.WindowLength = 512,
-    batch: o.Batch = 1,
+    text: e.Text = None,
+    tasks: e.Tasks = None,
+    against: e.Against = None,
+    include_path: e.IncludePath = None,
+    limit: e.Limit = None,
+    windows: e.Windows = 0,
+    length: e.WindowLength = 512,
+    batch: e.Batch = 1,
     device: o.Device = "auto",
     dtype: o.DType = "auto",
     activations: o.Activations = "exact",
     embed_bits: o.EmbedBits = 16,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    record: e.Record = False,
     as_json: o.Json = False,
 ) -> None:
     """Measure a quantised model: perplexity on a text, KL and top-1 agreement with the original, tasks, and size."""
     from omniq.cli.torch_options import device_named, dtype_named
     from omniq.eval.windows import EvalSpec
+    from omniq.evaluation import Place
 
     if text is None and tasks is None:
         raise DataError(
@@ -45,9 +51,27 @@ def command(
         )
     spec = EvalSpec(text, windows, length, batch) if text else None
     asked = tasks_named(tasks, include_path, limit, batch)
-    place = (device_named(device), dtype_named(dtype), activations, embed_bits)
+    place = Place(device_named(device), dtype_named(dtype), activations, embed_bits)
+    if record:
+        check_recordable(checkpoint, spec, place)
     result = measured(checkpoint, (spec, asked), place, against, revision, trust_remote_code)
     show(checkpoint, result, as_json)
+    if record:
+        from omniq.recording import recorded
+
+        typer.echo(f"recorded in {', '.join(recorded(checkpoint, result))}", err=True)
+
+
+def check_recordable(checkpoint: Path, spec: EvalSpec | None, place: Place) -> None:
+    """Raises unless the figures are those of the checkpoint as stored, and it has a report to keep them in."""
+    from omniq.reporting.folder import read_record
+    from omniq.spec import FLOAT_BITS
+
+    if spec is None:
+        raise UsageError("--record keeps perplexity and what comes with it; give a text with --text FILE")
+    if place.activations != "exact" or place.embed_bits != FLOAT_BITS:
+        raise UsageError("--record keeps figures of what is stored; leave --activations and --embed-bits out")
+    read_record(checkpoint)
 
 
 def tasks_named(names: str | None, include_path: Path | None, limit: int | None, batch: int) -> Tasks | None:
@@ -69,16 +93,14 @@ def tasks_named(names: str | None, include_path: Path | None, limit: int | None,
 def measured(
     checkpoint: Path,
     what: tuple[EvalSpec | None, Tasks | None],
-    place: tuple,
+    place: Place,
     against: str | None,
     revision: str | None,
     trust: bool,
 ) -> dict[str, Any]:
-    """Every figure by name; those that need the original only when `against` names it.
-
-    place: device, dtype, how exact activations are, and the bits of the token table.
-    """
-    from omniq import hf, runtime
+    """Every figure by name; those that need the original only when `against` names it."""
+    from omniq import evaluation, hf
+    from omniq.cli.progress import counting
     from omniq.eval.size import checkpoint_bytes
     from omniq.eval.windows import windows
     from omniq.source import checked_folder
@@ -87,33 +109,17 @@ def measured(
     tokenizer = hf.load_tokenizer(checked_folder(checkpoint), trust_remote_code=trust)
     spec, asked = what
     taken = windows(spec, tokenizer) if spec else None
-    device, dtype, activations, embed_bits = place
     cache = hf.cache_folder()
     folder = hf.resolve(against, revision=revision, trust_remote_code=trust, work=cache) if against else None
-    quantised = runtime.load(
-        checkpoint, device, dtype, activations=activations, embed_bits=embed_bits, trust_remote_code=trust
-    )
-    original = hf.load_dense(folder, dtype or "auto", trust_remote_code=trust).to(device) if folder else None
-    figures = quality(original, quantised, spec, taken, tokenizer) if spec else {}
+    quantised, original = evaluation.loaded_pair(checkpoint, folder, place, trust)
+    figures = {}
+    if spec:
+        with counting(len(taken), "window") as on_done:
+            figures = evaluation.measured(quantised, original, spec, taken, tokenizer, on_done)
     if asked:
         figures |= task_figures(asked, {"tasks": quantised, "tasks_original": original}, tokenizer)
-    return {**figures, "bytes": checkpoint_bytes(checkpoint), "bits_per_weight": bits_in(checkpoint)}
-
-
-def quality(
-    original: nn.Module | None, quantised: nn.Module, spec: EvalSpec, taken: Any, tokenizer: Any
-) -> dict[str, Any]:
-    """Perplexity and, beside the original, distance from it on the windows `taken` (B, T)."""
-    from omniq.cli.progress import counting
-    from omniq.eval.base import evaluate
-    from omniq.eval.windows import protocol
-    from omniq.runtime import forward_of
-
-    before = forward_of(original) if original else None
-    with counting(len(taken), "window") as on_done:
-        rows = evaluate(before, forward_of(quantised), taken, spec.batch, on_done)
-    figures = {row.metric: row.value for row in rows}
-    return {**figures, "tokens": rows[0].n, "protocol": protocol(spec, taken, tokenizer)}
+    size, bits = checkpoint_bytes(checkpoint), evaluation.recorded_bits(checkpoint)
+    return {**figures, "bytes": size, "bits_per_weight": bits}
 
 
 def task_figures(asked: Tasks, models: Mapping[str, nn.Module | None], tokenizer: Any) -> dict[str, Any]:
@@ -131,14 +137,6 @@ def nested(scores: Sequence[TaskScore]) -> dict[str, dict[str, Any]]:
         values = {"value": score.value, "stderr": score.stderr, "n": score.n}
         result.setdefault(score.task, {})[score.metric] = values
     return result
-
-
-def bits_in(checkpoint: Path) -> float | None:
-    """Bits per quantised weight as recorded in the checkpoint, None when another tool wrote it."""
-    from omniq.source import config_values
-
-    recorded = config_values(checkpoint).get("omniq")
-    return recorded.get("bits_per_weight") if isinstance(recorded, dict) else None
 
 
 def show(checkpoint: Path, result: dict[str, Any], as_json: bool) -> None:

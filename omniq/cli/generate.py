@@ -73,14 +73,13 @@ def command(
 def prompt_ids(tokenizer: Any, prompt: str, chat: bool | None) -> list[int]:
     """The prompt's ids; as a user's message when `chat`, or when it is None and the tokenizer has a template."""
     from omniq.errors import UsageError
+    from omniq.text import in_template
 
     template = tokenizer.chat_template is not None
     if chat and not template:
         raise UsageError("--chat needs a tokenizer with a chat template, which this model does not have; leave it out")
     if template if chat is None else chat:
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        prompt = in_template(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
         return tokenizer(prompt, add_special_tokens=False).input_ids
     ids = tokenizer(prompt).input_ids
     if not ids:

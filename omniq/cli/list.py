@@ -18,6 +18,7 @@ class Kind(str, Enum):
     """What can be listed."""
 
     presets = "presets"
+    recipes = "recipes"
     formats = "formats"
     kernels = "kernels"
     models = "models"
@@ -30,7 +31,7 @@ def command(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help=", ".join(kind.value for kind in Kind) + ".")],
     as_json: o.Json = False,
 ) -> None:
-    """List what can be chosen: presets, formats, kernels, architectures, and what audits and unlearning are made of."""
+    """List what can be chosen: presets, recipes, formats, kernels, architectures, and what audits are made of."""
     from omniq.cli.render import print_json, print_table, text
 
     rows = LISTS[kind]()
@@ -60,11 +61,31 @@ def _defaults(method: type) -> str:
     return ", ".join(pairs) or "none"
 
 
+def recipes() -> list[Row]:
+    """The recipes that come with omniq, as written after --config."""
+    from omniq import recipes as shipped
+    from omniq.recipe import Recipe, read_recipe
+
+    found = {name: Recipe.from_dict(read_recipe(shipped.file_of(name)), name) for name in shipped.names()}
+    return [
+        {"name": name, "scheme": recipe.label, "preset": recipe.preset, "what for": shipped.purpose(name)}
+        for name, recipe in found.items()
+    ]
+
+
 def formats() -> list[Row]:
-    """The checkpoint layouts."""
+    """The checkpoint layouts: those that omniq quantize writes, and those for omniq export alone."""
+    from omniq.exporting.base import TARGETS
     from omniq.formats.base import FORMATS
 
-    return [{"name": name, "loaded by": form.loaders} for name, form in FORMATS.items()]
+    return [
+        {
+            "name": name,
+            "written by": "omniq quantize, omniq export" if name in FORMATS else "omniq export",
+            "loaded by": target.loaders,
+        }
+        for name, target in TARGETS.items()
+    ]
 
 
 def kernels() -> list[Row]:
@@ -126,6 +147,7 @@ def evaluators() -> list[Row]:
 
 LISTS: dict[Kind, Callable[[], list[Row]]] = {
     Kind.presets: presets,
+    Kind.recipes: recipes,
     Kind.formats: formats,
     Kind.kernels: kernels,
     Kind.models: models,

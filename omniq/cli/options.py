@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.models import OptionInfo
+
+from omniq.cli.completion import names_in, one_of, recipe_names
 
 BITS, DATA, METHOD, CHECK, RUN, OUTPUT = (
     "Number format",
@@ -18,10 +21,21 @@ BITS, DATA, METHOD, CHECK, RUN, OUTPUT = (
 )
 
 
-def option(*names: str, panel: str, help: str, default: str | None = None, metavar: str | None = None) -> OptionInfo:
-    """An option that is None unless given; `default`: what then holds, in words for the help."""
-    shown = f" [dim]\\[default: {default}][/dim]" if default else ""
-    return typer.Option(*names, rich_help_panel=panel, help=help + shown, show_default=False, metavar=metavar)
+def option(
+    *names: str,
+    panel: str,
+    help: str,
+    default: str | None = None,
+    metavar: str | None = None,
+    complete: Callable[[str], list] | None = None,
+) -> OptionInfo:
+    """An option that is None unless given; `default`: what then holds, in words for the help.
+
+    complete: what the shell offers for the beginning of a value.
+    """
+    text = help + (f" [dim]\\[default: {default}][/dim]" if default else "")
+    shown = {"rich_help_panel": panel, "show_default": False, "metavar": metavar, "autocompletion": complete}
+    return typer.Option(*names, help=text, **shown)
 
 
 Model = Annotated[str, typer.Argument(help="Hub id, folder or GGUF file of a causal language model.", metavar="MODEL")]
@@ -92,6 +106,7 @@ Rotate = Annotated[
         panel=BITS,
         default="inputs with --abits up to 4, none for rtn, gptq, awq and omniquant",
         metavar="auto|none|fold|online|inputs",
+        complete=one_of("auto", "none", "fold", "online", "inputs"),
         help="Spread outliers over all channels first, for few --abits. fold: into the weights, so any runtime loads "
         "the result; a table tied to the head is stored twice. online: also at run time, before the down projection "
         "and on q and k; only omniq loads it. inputs: at run time before every linear, for any architecture.",
@@ -109,7 +124,13 @@ SearchClips = Annotated[
 ]
 Format = Annotated[
     str | None,
-    option("--format", panel=BITS, default="compressed-tensors", help="Layout of the checkpoint: omniq list formats."),
+    option(
+        "--format",
+        panel=BITS,
+        default="compressed-tensors",
+        help="Layout of the checkpoint: omniq list formats.",
+        complete=names_in("omniq.formats"),
+    ),
 ]
 TableBits = Annotated[
     int | None,
@@ -133,7 +154,12 @@ TableGroup = Annotated[
 Preset = Annotated[
     str | None,
     option(
-        "--preset", "-p", panel=METHOD, default="omniquant", help="rtn, gptq, awq or omniquant: omniq list presets."
+        "--preset",
+        "-p",
+        panel=METHOD,
+        default="omniquant",
+        help="rtn, gptq, awq, omniquant, fast, default or best: omniq list presets.",
+        complete=names_in("omniq.calibrate.methods"),
     ),
 ]
 Epochs = Annotated[
@@ -185,7 +211,14 @@ Set = Annotated[
     ),
 ]
 Config = Annotated[
-    Path | None, option("--config", panel=METHOD, help="Recipe in YAML; options given here win over it.")
+    Path | None,
+    option(
+        "--config",
+        panel=METHOD,
+        metavar="NAME|FILE",
+        help="A recipe that comes with omniq (omniq list recipes) or a YAML file; options given here win over it.",
+        complete=recipe_names,
+    ),
 ]
 
 Calib = Annotated[
@@ -206,50 +239,28 @@ Column = Annotated[
     str | None, option("--column", panel=DATA, default="text", help="Column of a table that holds the text.")
 ]
 
-EvalText = Annotated[
-    Path | None, option("--eval", panel=CHECK, metavar="FILE", help="Text to compare the result with the original on.")
-]
-EvalWindows = Annotated[
-    int, typer.Option("--eval-windows", help="Windows of it, spread evenly; 0: all.", rich_help_panel=CHECK)
-]
-EvalLength = Annotated[int, typer.Option("--eval-length", help="Tokens per window.", rich_help_panel=CHECK)]
-
-Text = Annotated[Path | None, option("--text", panel=CHECK, metavar="FILE", help="Text to measure perplexity on.")]
-Against = Annotated[
-    str | None,
-    option("--against", panel=CHECK, metavar="MODEL", help="The original, to measure KL and agreement with."),
-]
-Windows = Annotated[
-    int, typer.Option("--windows", help="Windows of the text, spread evenly; 0: all.", rich_help_panel=CHECK)
-]
-WindowLength = Annotated[int, typer.Option("--length", help="Tokens per window.", rich_help_panel=CHECK)]
-Batch = Annotated[
-    int, typer.Option("--batch", help="Windows, or items of a task, run at a time.", rich_help_panel=CHECK)
-]
-Tasks = Annotated[
-    str | None,
-    option(
-        "--tasks",
-        panel=CHECK,
-        metavar="A,B,...",
-        help="Tasks of lm-evaluation-harness to score, by name, group or pattern.",
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN, autocompletion=one_of("auto", "cpu", "cuda")
     ),
 ]
-IncludePath = Annotated[
-    Path | None, option("--include-path", panel=CHECK, metavar="DIR", help="Folder with tasks of your own for --tasks.")
+DType = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="auto, float32, bfloat16 or float16.",
+        rich_help_panel=RUN,
+        autocompletion=one_of("auto", "float32", "bfloat16", "float16"),
+    ),
 ]
-Limit = Annotated[
-    int | None, option("--limit", panel=CHECK, default="all", help="Only the first so many items of each task.")
-]
-
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)]
-DType = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)]
 Activations = Annotated[
     str,
     typer.Option(
         "--activations",
         help="exact, or int8: let kernels round activations to 8-bit integers where that is faster.",
         rich_help_panel=RUN,
+        autocompletion=one_of("exact", "int8"),
     ),
 ]
 EmbedBits = Annotated[

@@ -19,20 +19,9 @@ from rich.progress import (
 )
 
 from omniq.events import BlockDone, Event, Notice, Started, Step
+from omniq.page.words import duration
 
 SECONDS_BETWEEN_LINES = 20
-
-
-def duration(seconds: float) -> str:
-    """75.2 -> '1 min 15 s'."""
-    whole = round(seconds)
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def block_line(event: BlockDone, mean_seconds: float) -> str:

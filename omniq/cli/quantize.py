@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from omniq.cli import eval_options as e
 from omniq.cli import options as o
 from omniq.errors import DataError
 
@@ -49,9 +50,9 @@ def command(
     aug_loss: o.AugLoss = None,
     set_: o.Set = None,
     config: o.Config = None,
-    eval_text: o.EvalText = None,
-    eval_windows: o.EvalWindows = 0,
-    eval_length: o.EvalLength = 512,
+    eval_text: e.EvalText = None,
+    eval_windows: e.EvalWindows = 0,
+    eval_length: e.EvalLength = 512,
     device: o.Device = "auto",
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
@@ -139,6 +140,7 @@ def report_pairs(report: Report) -> list[tuple[str, str]]:
 
     pairs = [
         ("written to", report.out),
+        ("report", str(Path(report.out) / "report.html")),
         *([("embedding table", report.tables)] if report.tables else []),
         ("bits per weight", f"{report.bits_per_weight:.2f}"),
         *([("chosen bits", report.allocation)] if report.allocation else []),

@@ -8,6 +8,7 @@ import typer
 
 from omniq.cli import options as o
 from omniq.cli import training_options as t
+from omniq.cli.completion import names_in
 
 if TYPE_CHECKING:
     from omniq.unlearn.run import Unlearned, Unlearning
@@ -20,6 +21,7 @@ Method = Annotated[
         help="ga, grad_diff, kl, npo, simnpo, random_label, idk, dpo_idk or rmu: omniq list unlearners.",
         rich_help_panel=o.METHOD,
         show_default=False,
+        autocompletion=names_in("omniq.unlearn.methods"),
     ),
 ]
 Set = Annotated[

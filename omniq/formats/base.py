@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from omniq.qtensor import QTensor
@@ -61,14 +62,26 @@ class Format(Protocol):
     tables: TableFormat | None
     """How it stores an embedding table and an output head of few bits; None where it cannot."""
 
+    needs: tuple[str, ...]
+    """The packages that transformers needs to load it."""
+
+    dense_unsaid: bool
+    """Whether a linear may be left in floating point without a word in the config, so that the tensors decide."""
+
+    def scale_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What the scales of a model stored in `dtype` are rounded to while it is quantised."""
+
     def refuse(self, spec: LinearSpec, shape: tuple[int, int]) -> str | None:
         """Why a layer of shape (N, K) cannot be stored, or None."""
 
     def refuse_mixed(self, specs: Iterable[LinearSpec], expand: bool) -> str | None:
         """Why linears with all of these specs cannot stand in one checkpoint, or None; expand: as in config."""
 
-    def loaded_by(self, spec: LinearSpec) -> tuple[str, ...]:
-        """The runtimes that load this spec from this format, one sentence each, printed before work starts."""
+    def loaded_by(self, spec: LinearSpec, experts: bool = False, own: bool = False) -> tuple[str, ...]:
+        """The runtimes that load this spec from this format, one sentence each, printed before work starts.
+
+        experts: linears are experts of a mixture. own: linears are of a class of the architecture's own.
+        """
 
     def pack(self, q: QTensor) -> dict[str, Tensor]:
         """QTensor -> tensors by leaf name ('weight_packed', ...)."""
@@ -78,6 +91,12 @@ class Format(Protocol):
 
     def leaves(self, spec: LinearSpec) -> tuple[str, ...]:
         """The leaf names pack() gives for this spec."""
+
+    def readable(self, spec: LinearSpec, has: Callable[[str], bool]) -> tuple[str, ...]:
+        """The leaf names that unpack() wants of a stored layer, which another tool may have written otherwise.
+
+        has: whether the layer has a leaf of this name.
+        """
 
     def config(
         self, linears: Mapping[str, LinearSpec], ignore: tuple[str, ...], expand: bool = False

@@ -1,5 +1,7 @@
 """Dense bit streams: codes of 2 to 8 bits without padding between them, in little-endian 32-bit words.
 
+Also read: words that hold as many whole codes as fit, which at 3, 5, 6 and 7 bits leaves bits unused.
+
 Code i takes bits [i * bits, (i + 1) * bits) of the stream; bit j of the stream is bit j % 32 of word j // 32. The work
 is done on bytes: 8 codes are exactly `bits` bytes, whatever the width, so no temporary is larger than the codes.
 """
@@ -49,6 +51,29 @@ def unpack_bits(words: Tensor, bits: int, length: int) -> Tensor:
         codes[..., code] |= _shifted(packed[..., byte], -left)
     codes &= 2**bits - 1
     return codes.view(*words.shape[:-1], groups * BYTE_BITS)[..., :length].contiguous()
+
+
+def padded_words_for(length: int, bits: int) -> int:
+    """The 32-bit words that `length` codes take when none reaches into the next word."""
+    return -(-length // (WORD_BITS // bits))
+
+
+def unpack_padded(words: Tensor, bits: int, length: int) -> Tensor:
+    """words (..., padded_words_for(length, bits)) int32 -> codes (..., length) uint8.
+
+    A word holds as many codes as fit whole, from its lowest bits up; its highest bits are not used where some are left.
+    """
+    per_word = WORD_BITS // bits
+    count = padded_words_for(length, bits)
+    if words.dtype != torch.int32 or words.shape[-1] != count:
+        raise ValueError(
+            f"{length} codes of {bits} bits, {per_word} to a word, are {count} int32 words, got {words.shape[-1]} "
+            f"{words.dtype}"
+        )
+    codes = torch.empty(*words.shape, per_word, dtype=torch.uint8, device=words.device)
+    for place in range(per_word):
+        codes[..., place] = (words >> place * bits) & 2**bits - 1
+    return codes.view(*words.shape[:-1], -1)[..., :length].contiguous()
 
 
 def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:

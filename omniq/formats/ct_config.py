@@ -7,11 +7,12 @@ expression, and an expression over a class.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from omniq.errors import ModelError, UnsupportedError
+from omniq.formats.patterns import matches
 from omniq.spec import ActSpec, LinearSpec, QuantSpec
 
 METHOD = "compressed-tensors"
@@ -22,7 +23,7 @@ reads past what it does not know, so it is given a layout it must refuse."""
 RECORD = "omniq_linears"
 """Where such a model's specs stand in full, by name."""
 PLAIN_LAYOUT = "int-quantized"
-"""An int8 for each code; of embedding tables and output heads only."""
+"""An int8 for each code; omniq writes it for embedding tables and output heads only."""
 CLASS = "Linear"
 HEAD = "lm_head"
 EXPERTS = r"re:.*\.experts\.\d+\..*"
@@ -101,7 +102,7 @@ def _targets(names: Iterable[str]) -> list[str]:
 
     By such an expression transformers finds the one group that all experts of a model are in.
     """
-    return list(dict.fromkeys(EXPERTS if _matches(EXPERTS[3:], name) else name for name in names))
+    return list(dict.fromkeys(EXPERTS if matches(EXPERTS[3:], name) else name for name in names))
 
 
 def scheme_entry(spec: LinearSpec) -> dict[str, Any]:
@@ -133,11 +134,7 @@ def specs_by_name(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str
     for name in names:
         target = decisive_target(name, tuple(schemes))
         if target is not None and decisive_target(name, ignored) is None:
-            found[name], layout = schemes[target]
-            if layout == PLAIN_LAYOUT:
-                raise UnsupportedError(
-                    f"{name} is stored as {layout!r}; omniq reads linears as {LAYOUT!r}, so convert it first"
-                )
+            found[name], _ = schemes[target]
     return found | _recorded(config, found)
 
 
@@ -159,8 +156,9 @@ def _recorded(config: Mapping[str, Any], plain: Mapping[str, LinearSpec]) -> dic
 def schemes_by_target(config: Mapping[str, Any]) -> dict[str, tuple[LinearSpec, str]]:
     """target -> spec and layout, with everything that omniq does not compute refused by name."""
     _refuse_extras(config, "quantization_config")
-    if config.get("sparsity_config") and config["sparsity_config"].get("format") not in (None, "dense"):
-        raise UnsupportedError(f"sparse checkpoints ({config['sparsity_config']}) are not supported; use a dense one")
+    sparsity = config.get("sparsity_config")
+    if sparsity and (not isinstance(sparsity, Mapping) or sparsity.get("format") not in (None, "dense")):
+        raise UnsupportedError(f"sparse checkpoints ({sparsity!r}) are not supported; use a dense one")
     if config.get("quantization_status") != "compressed":
         raise UnsupportedError(
             f"quantization_status is {config.get('quantization_status')!r}; only 'compressed' checkpoints are read"
@@ -204,25 +202,15 @@ def decisive_target(name: str, targets: tuple[str, ...], kind: str = CLASS) -> s
     """The target that decides for the module `name` of class `kind`, or None."""
     if name in targets:
         return name
-    matching = (target for target in sorted(targets) if target.startswith("re:") and _matches(target[3:], name))
+    matching = (target for target in sorted(targets) if target.startswith("re:") and matches(target[3:], name))
     return next(matching, kind if kind in targets else None)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return re.match(pattern, name) is not None
-    except re.error as error:
-        raise ModelError(
-            f"quantization_config has the regular expression {pattern!r}, which is not valid: {error}"
-        ) from None
 
 
 def _spec(group: Mapping[str, Any], place: str) -> LinearSpec:
     """One config group -> LinearSpec."""
     acts = group.get("input_activations")
-    return LinearSpec(
-        _weight_spec(group.get("weights"), f"{place}: weights"), acts and _act_spec(acts, f"{place}: input_activations")
-    )
+    spec = LinearSpec(_weight_spec(group.get("weights"), f"{place}: weights"))
+    return spec if acts is None else replace(spec, input=_act_spec(acts, f"{place}: input_activations"))
 
 
 def _weight_spec(values: Any, place: str) -> QuantSpec:

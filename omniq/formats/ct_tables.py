@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from omniq.errors import ModelError, UnsupportedError
+from omniq.errors import UnsupportedError
 from omniq.formats.base import Format, StoredTable
 from omniq.formats.ct_config import (
     CLASS,
@@ -28,12 +27,12 @@ from omniq.formats.ct_config import (
     schemes_by_target,
     strings,
 )  # fmt: skip
+from omniq.formats.ct_plain import pack_plain, plain_leaves, unpack_plain
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, TableSpec
 
 EMBEDDING_CLASS = "Embedding"
 PLAIN_BITS = 8
-SCALE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OTHERS = (
     "vLLM: no, a quantised embedding table is not served by its releases (from its pull requests 44340 and 45535; not "
     "run); --embed-bits 16 loads.",
@@ -90,7 +89,7 @@ class CompressedTables:
 
     def leaves(self, table: StoredTable) -> tuple[str, ...]:
         """The leaf names that pack() gives."""
-        return ("weight", "weight_scale") if table.layout == PLAIN_LAYOUT else self.linears.leaves(table.spec)
+        return plain_leaves(table.spec.weight) if table.layout == PLAIN_LAYOUT else self.linears.leaves(table.spec)
 
     def repeated(self, table: StoredTable) -> tuple[str, ...]:
         """Leaves that loaders also look for under the name of a head that is the embedding."""
@@ -100,31 +99,13 @@ class CompressedTables:
         """QTensor (V, D) -> tensors by leaf name; scales keep their dtype."""
         if table.layout != PLAIN_LAYOUT:
             return self.linears.pack(q)
-        # In 8 bits without a sign, moving by half the range wraps round to what int8 means.
-        return {"weight": (q.codes - q.spec.mid).view(torch.int8), "weight_scale": q.scales.contiguous()}
+        return pack_plain(q)
 
     def unpack(self, tensors: Mapping[str, Tensor], table: StoredTable, shape: tuple[int, int]) -> QTensor:
         """The inverse of pack; ModelError when a tensor does not fit a table of `shape` (V, D)."""
         if table.layout != PLAIN_LAYOUT:
             return self.linears.unpack(tensors, table.spec, shape)
-        spec = table.spec.weight
-        if reason := self.linears.refuse(table.spec, shape):
-            raise ModelError(f"{table.name}: {reason}; config.json is of another model")
-        codes, scales, grid = tensors["weight"], tensors["weight_scale"], (shape[0], spec.groups(shape[1]))
-        if codes.dtype != torch.int8 or tuple(codes.shape) != shape:
-            raise ModelError(
-                f"{table.name}.weight is {codes.dtype} {list(codes.shape)}; {spec} needs int8 {list(shape)}, so "
-                "config.json is of another model"
-            )
-        if scales.dtype not in SCALE_DTYPES or tuple(scales.shape) != grid or not torch.isfinite(scales).all():
-            raise ModelError(
-                f"{table.name}.weight_scale is {scales.dtype} {list(scales.shape)}, or not finite; {spec} needs finite "
-                f"floating-point numbers {list(grid)}, so write or copy the checkpoint again"
-            )
-        if codes.numel() and not -spec.mid <= int(codes.min()) <= int(codes.max()) < spec.mid:
-            raise ModelError(f"{table.name}.weight has codes beyond {spec.bits} bits; the checkpoint is damaged")
-        zeros = torch.full(grid, spec.mid, dtype=torch.uint8)
-        return QTensor(codes.view(torch.uint8) + spec.mid, scales, zeros, spec)
+        return unpack_plain(tensors, table.spec, shape, f"{table.name}.")
 
 
 def plain(table: TableSpec) -> bool:

@@ -17,8 +17,8 @@ from omniq.errors import ModelError
 CAUSAL_HEADS = ("ForCausalLM", "LMHeadModel")
 # What transformers raises for a config or a file whose content makes no sense.
 NONSENSE = (
-    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ZeroDivisionError, ImportError,
-    StrictDataclassError, struct.error,
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ArithmeticError, ImportError,
+    AssertionError, StrictDataclassError, struct.error,
 )  # fmt: skip
 
 
@@ -29,7 +29,8 @@ def first_line(error: BaseException) -> str:
 
 def check_remote_code(values: Mapping[str, Any], folder: Path, trust: bool) -> None:
     """Raises ModelError when the model's own Python code would have to run and the user has not allowed it."""
-    if values.get("auto_map") and not trust and values.get("model_type") not in CONFIG_MAPPING:
+    kind = values.get("model_type")
+    if values.get("auto_map") and not trust and not (isinstance(kind, str) and kind in CONFIG_MAPPING):
         raise ModelError(
             f"{folder} only loads with the Python code that comes with it; "
             "read that code, then allow it with --trust-remote-code (in Python trust_remote_code=True)"
@@ -39,6 +40,8 @@ def check_remote_code(values: Mapping[str, Any], folder: Path, trust: bool) -> N
 def check_causal(values: Mapping[str, Any], folder: Path) -> None:
     """Raises ModelError when the config names a model that is not a decoder-only language model."""
     architectures = values.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise ModelError(f"architectures in {folder / 'config.json'} is {architectures!r}; expected a list of names")
     if values.get("is_encoder_decoder"):
         raise ModelError(
             f"{folder} is an encoder-decoder ({values.get('model_type')}); "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -14,10 +16,13 @@ import transformers
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
+from omniq.checkpoint import Reader
 from omniq.errors import ModelError, OutputError
+from omniq.gguf_header import check_gguf
+from omniq.hf.bounds import check_counts, check_weights
 from omniq.hf.checks import NONSENSE, causal_config, check_remote_code, first_line
 from omniq.source import config_values, file_digest, located
 
@@ -33,6 +38,20 @@ def quiet() -> None:
     hub_logging.set_verbosity_error()
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """As after quiet(), for a while."""
+    verbosity, hub, bars = logging.get_verbosity(), hub_logging.get_verbosity(), logging.is_progress_bar_enabled()
+    quiet()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def resolve(model: str, *, revision: str | None = None, trust_remote_code: bool = False, work: Path) -> Path:
     """The model folder that a hub id, a folder or a GGUF file names; a GGUF file is converted once, below `work`."""
     path = located(model, revision, trust_remote_code)
@@ -45,7 +64,9 @@ def resolve(model: str, *, revision: str | None = None, trust_remote_code: bool 
 
 def load_dense(folder: Path, dtype: torch.dtype | str = "auto", *, trust_remote_code: bool = False) -> nn.Module:
     """The whole model in memory, in eval mode; also a quantised folder of a kind that transformers loads."""
+    check_counts(folder)
     config = causal_config(folder, trust_remote_code)
+    _check_size(config, sum(file.stat().st_size for file in Reader(folder).files()), folder, trust_remote_code)
     # Only the explicit computation caps scores in every transformers 5; some releases drop the cap silently.
     capped = config.to_dict().get("attn_logit_softcapping") is not None
     try:
@@ -61,18 +82,32 @@ def load_dense(folder: Path, dtype: torch.dtype | str = "auto", *, trust_remote_
     return model.eval()
 
 
+def _check_size(config: Any, nbytes: int, place: Path, trust_remote_code: bool = False) -> None:
+    """Raises ModelError unless `nbytes` of files can hold the weights of this config."""
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    except NONSENSE as error:
+        raise ModelError(f"transformers cannot build the model of {place}: {first_line(error)}") from None
+    check_weights(model, nbytes, place)
+
+
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """The folder's tokenizer."""
     check_tokenizer(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except NONSENSE as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        tokenizer("a")  # some settings are only looked at now
+        return tokenizer
+    except Exception as error:  # the library of tokenizers raises no narrower class
+        if type(error) is not Exception and not isinstance(error, NONSENSE):
+            raise
         raise ModelError(f"transformers cannot load the tokenizer of {folder}: {first_line(error)}") from None
 
 
 def check_tokenizer(folder: Path) -> None:
     """Raises ModelError, with the names it looked for, when the folder holds no vocabulary."""
-    if not any(file for name in TOKENIZER_FILES for file in folder.glob(name)):
+    if not any(file.is_file() for name in TOKENIZER_FILES for file in folder.glob(name)):
         listed = ", ".join(TOKENIZER_FILES)
         raise ModelError(f"{folder} has no tokenizer: it needs one of {listed}; copy it from the original model")
 
@@ -81,6 +116,7 @@ def convert_gguf(file: Path, out: Path) -> Path:
     """A GGUF file -> the folder `out`: bfloat16 safetensors, config, tokenizer; written under a temporary name."""
     if find_spec("gguf") is None:
         raise ModelError(f"reading {file} needs the package gguf; install it with: pip install gguf")
+    check_gguf(file)
     try:
         model, tokenizer = _read_gguf(file)
     except NONSENSE as error:
@@ -110,6 +146,7 @@ def _read_gguf(file: Path) -> tuple[nn.Module, Any]:
     dense = {"quantization_config": packing(dequantize=True)} if packing else {}
     # transformers draws a progress bar here that it has no switch for.
     with redirect_stderr(StringIO()):
+        _check_size(AutoConfig.from_pretrained(file.parent, **source), file.stat().st_size, file)
         model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **dense, **source)
         return model, AutoTokenizer.from_pretrained(file.parent, **source)
 

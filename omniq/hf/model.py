@@ -14,7 +14,15 @@ from transformers import GenerationConfig
 
 from omniq.checkpoint import Reader, without_nan
 from omniq.errors import ModelError
-from omniq.hf.checks import causal_config, check_causal, check_quantization, check_remote_code
+from omniq.hf.bounds import check_counts
+from omniq.hf.checks import (
+    NONSENSE,
+    causal_config,
+    check_causal,
+    check_quantization,
+    check_remote_code,
+    first_line,
+)
 from omniq.hf.skeleton import build_skeleton
 from omniq.models.adapter import Adapter, adapter_for
 from omniq.models.names import stored_names
@@ -86,13 +94,14 @@ def open_model(folder: Path, *, trust_remote_code: bool = False, quantized: bool
     check_remote_code(values, folder, trust_remote_code)
     check_causal(values, folder)
     check_quantization(values, folder, quantized)
+    check_counts(folder)
     config = causal_config(folder, trust_remote_code)
     skeleton, hook = build_skeleton(config, trust_remote_code=trust_remote_code)
     adapter = adapter_for(config.model_type, config.to_dict())
     blocks = adapter.blocks if adapter else blocks_path(skeleton)
     chosen, skipped = linears(skeleton, blocks, adapter.skip if adapter else ())
     if (folder / "generation_config.json").is_file():
-        skeleton.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        skeleton.generation_config = _generation_config(folder)
     reader = Reader(folder)
     names = _names(skeleton, _answered(reader.names(), quantized), folder)
     _match(skeleton, reader, names, folder, quantized)
@@ -102,6 +111,16 @@ def open_model(folder: Path, *, trust_remote_code: bool = False, quantized: bool
     return OpenModel(
         folder, values, config, skeleton, adapter, blocks, chosen, skipped, dtype, tied, hook, reader, names
     )  # fmt: skip
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    """The folder's generation_config.json; ModelError when it makes no sense."""
+    try:
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except NONSENSE as error:
+        raise ModelError(
+            f"transformers cannot read {folder / 'generation_config.json'}: {first_line(error)}; copy or remove it"
+        ) from None
 
 
 def _answered(stored: Iterable[str], quantized: bool) -> set[str]:

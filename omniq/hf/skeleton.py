@@ -14,6 +14,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from omniq.attention import capped_attention, quantized_heads
 from omniq.errors import ModelError
 from omniq.experts import unfuse
+from omniq.hf.bounds import check_buffers
 from omniq.hf.checks import NONSENSE, first_line
 
 ATTENTION = "omniq"
@@ -38,6 +39,7 @@ def build_skeleton(config: Any, *, trust_remote_code: bool = False) -> tuple[nn.
     hook = _calls_interface(model)
     if hook:
         model.set_attn_implementation(ATTENTION)
+    check_buffers(model)
     unfuse(model)
     _fill_buffers(model)
     model.config.dtype = dtype

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omniq.errors import DataError
+from omniq.text import ROWS, first_line
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 LARGEST = 256 * 2**20
@@ -151,9 +152,14 @@ def _parquet(path: Path) -> list[tuple[str, Any]]:
             f"reading {path} needs the package pyarrow; install it, or save the rows as JSON lines"
         ) from None
     try:
-        values = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+        values, size = [], 0
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=ROWS):
+            size += batch.nbytes
+            if size > LARGEST:
+                raise DataError(f"{path} unpacks to more than {LARGEST // 2**20} MB; give a file of questions")
+            values += batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{path} is not a readable parquet file: {first_line(error)}") from None
     return [(f"{path}, row {number}", value) for number, value in enumerate(values, 1)]
 
 

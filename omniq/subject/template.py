@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omniq.errors import UsageError
+from omniq.text import in_template
 
 TEMPLATES = ("plain", "chat")
 
@@ -50,11 +51,11 @@ def plain_prompt(question: str) -> str:
 def chat_prompt(tokenizer: Any, question: str) -> str:
     """The question as a user's message, up to where the assistant begins to write."""
     messages = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return in_template(tokenizer, messages, add_generation_prompt=True)
 
 
 def chat_end(tokenizer: Any) -> str:
     """What the chat template itself puts after an assistant's message, cut before the next line."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    whole = in_template(tokenizer, messages)
     return whole.rpartition("b")[2].strip() or tokenizer.eos_token or "\n"

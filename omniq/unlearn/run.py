@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from torch import nn
 
 from omniq import __version__
 from omniq.errors import ModelError
+from omniq.header import json_object
 from omniq.hf import cache_folder, resolve
 from omniq.knowledge.items import Knowledge
 from omniq.recipe import check_keys, check_types
@@ -210,7 +210,7 @@ def largest_change(model: nn.Module, before: nn.Module) -> tuple[str, float]:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What unlearn() recorded in a folder it wrote, None elsewhere."""
     path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return json_object(path.read_bytes(), path) if path.is_file() else None
 
 
 def with_training(unlearning: Unlearning, **given: Any) -> Unlearning:

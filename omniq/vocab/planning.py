@@ -67,5 +67,6 @@ def table_bits(model: OpenModel, table: TableSpec) -> float:
 def loaders(model: OpenModel, form: Format, specs: Iterable[LinearSpec], table: TableSpec | None) -> tuple[str, ...]:
     """The runtimes that will load the result, one sentence each. specs: of the linears."""
     if table is None:
-        return loaders_of_all(form.loaded_by, specs)
+        experts = any(".experts." in name for name in model.linears)
+        return loaders_of_all(lambda spec: form.loaded_by(spec, experts, model.has_own_linears()), specs)
     return loaders_of_all(lambda spec: form.tables.loaded_by(spec, table, model.has_own_linears()), specs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from omniq.audit.lookup import base_name, figures_of, missing, overall, quantised
-from omniq.audit.parts.markup import Markup, details, listed, paragraph, section, table, tag
 from omniq.audit.parts.numbers import Reasons, change_cell, counts, plain_cell, share_cell, value_cell
 from omniq.audit.result import Result, Row
 from omniq.audit.wording import (
@@ -19,6 +18,7 @@ from omniq.audit.wording import (
     number,
     p_value,
 )
+from omniq.page.markup import Markup, details, listed, paragraph, section, table, tag
 
 UNMEASURED = "not measured for this model"
 UNFOLDED = 2

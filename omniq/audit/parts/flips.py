@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from omniq.audit.lookup import base_name, quantised
-from omniq.audit.parts.markup import Markup, details, paragraph, section, table, tag
 from omniq.audit.result import ItemValue, Result, Tested
 from omniq.audit.wording import SPLIT_WORDS, displays
+from omniq.page.markup import Markup, details, paragraph, section, table, tag
 
 EVALUATOR, METRIC = "qa_gen", "contains"
 MOST = 60

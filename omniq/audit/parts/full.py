@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from omniq.audit.base import EVALUATORS
 from omniq.audit.lookup import missing
-from omniq.audit.parts.markup import Markup, details, listed, paragraph, section, table, tag
 from omniq.audit.parts.numbers import Reasons, change_cell, counts, plain_cell, share_cell, value_cell
 from omniq.audit.result import Result, Row
 from omniq.audit.wording import displays, is_overall, number, p_value
+from omniq.page.markup import Markup, details, listed, paragraph, section, table, tag
 
 Place = tuple[str, str, str, int]
 

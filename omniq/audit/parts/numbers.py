@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from omniq.audit.parts.markup import Markup, tag
 from omniq.audit.result import Row
 from omniq.audit.wording import GATE_WORDS, interval, number, share, signed
+from omniq.page.markup import Markup, tag
 
 
 class Reasons:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from omniq.audit.parts.markup import Markup, listed, paragraph, section, table, tag
 from omniq.audit.result import Result, Verdict
 from omniq.audit.wording import CODE_WORDS, displays
+from omniq.page.markup import Markup, listed, paragraph, section, table, tag
 
 FIELDS = ("Unlearned model", "Effect of quantisation", "Mechanism")
 QUIET = ("INCONCLUSIVE", "UNKNOWN", "NOT_ASSESSED")

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 from omniq.audit.lookup import overall
 from omniq.audit.plots.base import (
-    INK,
     PLOTS,
-    WIDTH,
     Look,
     Plot,
     chance_handle,
@@ -17,11 +15,11 @@ from omniq.audit.plots.base import (
     is_share,
     legend,
     looks,
-    panels,
     spread,
 )
 from omniq.audit.result import Result, Row
 from omniq.audit.wording import DRAWN, KEY_FIGURES, KEY_SPLITS, KeyFigure
+from omniq.page.figures import INK, WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from omniq.audit.result import Result, Row, Tested
 from omniq.audit.wording import ROLE_WORDS
+from omniq.page.figures import INK
 from omniq.registry import Registry
 
 if TYPE_CHECKING:
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
 COLOURS = {"orig_fp": "#0072B2", "orig_q": "#56B4E9", "unl_fp": "#C44601", "unl_q": "#E69F00", "never_fp": "#6A6A6A"}
 MARKERS = {"orig_fp": "o", "orig_q": "s", "unl_fp": "^", "unl_q": "D", "never_fp": "X"}
 LINES = ("-", "--", ":", "-.")
-INK, FAINT, CHANCE = "#2b2b2b", "#b9b9b3", "#8a2be2"
-WIDTH = 10.0
-"""Inches of a plot as wide as the page."""
-
+CHANCE = "#8a2be2"
 LONGEST = 30
 """Characters of a model's name beside an axis."""
 
@@ -71,19 +69,6 @@ def short(model: Tested) -> str:
     word = ROLE_WORDS.get(model.role, model.role).removesuffix(", quantised")
     said = f"{word} · {model.label}" if model.role.endswith("_q") else word
     return said if len(said) <= LONGEST else said[: LONGEST - 1] + "…"
-
-
-def panels(rows: int, columns: int, width: float, height: float, **more: object) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of rows x columns axes with a quiet look. width, height: inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **more)
-    for axes in grid.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=FAINT, linewidth=0.4, alpha=0.6)
-        axes.set_axisbelow(True)
-    return figure, [list(line) for line in grid]
 
 
 def legend(figure: Figure, handles: Sequence[object], columns: int = 4) -> None:

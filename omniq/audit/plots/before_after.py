@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from omniq.audit.lookup import base_name, overall
-from omniq.audit.plots.base import COLOURS, FAINT, INK, PLOTS, WIDTH, Plot, is_share, legend, panels, spread
+from omniq.audit.plots.base import COLOURS, PLOTS, Plot, is_share, legend, spread
 from omniq.audit.result import Result, Row
 from omniq.audit.wording import KEY_FIGURES, ROLE_WORDS, KeyFigure
+from omniq.page.figures import FAINT, INK, WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,18 +10,17 @@ from omniq.audit.plots.base import (
     LINES,
     MARKERS,
     PLOTS,
-    WIDTH,
     Plot,
     chance_handle,
     chance_of,
     draw_chance,
     is_share,
     legend,
-    panels,
     spread,
 )
 from omniq.audit.result import Result, Row
 from omniq.audit.wording import KEY_SPLITS
+from omniq.page.figures import WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

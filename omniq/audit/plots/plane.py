@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 from omniq.audit.lookup import base_name, drawn_figures, overall
 from omniq.audit.plots.base import (
-    INK,
     PLOTS,
-    WIDTH,
     Plot,
     chance_handle,
     chance_of,
@@ -17,11 +15,11 @@ from omniq.audit.plots.base import (
     is_share,
     legend,
     looks,
-    panels,
     spread,
 )
 from omniq.audit.result import Result
 from omniq.audit.wording import ROLE_WORDS, KeyFigure
+from omniq.page.figures import INK, WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

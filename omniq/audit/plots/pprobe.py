@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from omniq.audit.plots.base import INK, PLOTS, WIDTH, Plot, looks, panels
+from omniq.audit.plots.base import PLOTS, Plot, looks
 from omniq.audit.result import Result
+from omniq.page.figures import INK, WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

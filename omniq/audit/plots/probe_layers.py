@@ -5,22 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from omniq.audit.lookup import by_layer
-from omniq.audit.plots.base import (
-    COLOURS,
-    FAINT,
-    INK,
-    PLOTS,
-    WIDTH,
-    Plot,
-    chance_handle,
-    chance_of,
-    draw_chance,
-    handle,
-    legend,
-    looks,
-    panels,
-)
+from omniq.audit.plots.base import COLOURS, PLOTS, Plot, chance_handle, chance_of, draw_chance, handle, legend, looks
 from omniq.audit.result import Result, Row
+from omniq.page.figures import FAINT, INK, WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

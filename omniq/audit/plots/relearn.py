@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from omniq.audit.lookup import overall
 from omniq.audit.plots.base import (
     PLOTS,
-    WIDTH,
     Plot,
     chance_handle,
     chance_of,
@@ -18,10 +17,10 @@ from omniq.audit.plots.base import (
     is_share,
     legend,
     looks,
-    panels,
     spread,
 )
 from omniq.audit.result import Result, Row
+from omniq.page.figures import WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

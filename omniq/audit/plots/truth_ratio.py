@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omniq.audit.plots.base import INK, PLOTS, WIDTH, Plot, handle, legend, looks, panels
+from omniq.audit.plots.base import PLOTS, Plot, handle, legend, looks
 from omniq.audit.result import Result
+from omniq.page.figures import INK, WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from omniq.audit.lookup import by_layer
-from omniq.audit.plots.base import INK, PLOTS, WIDTH, Look, Plot, handle, legend, looks, panels
+from omniq.audit.plots.base import PLOTS, Look, Plot, handle, legend, looks
 from omniq.audit.result import Result
+from omniq.page.figures import INK, WIDTH, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

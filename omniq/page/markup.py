@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 EMPTY = ("col", "meta")
 """Elements without content and without an end tag."""
@@ -77,3 +77,15 @@ def listed(entries: Iterable[Content], kind: str | None = None) -> Markup:
 def details(summary: Content, *content: Content) -> Markup:
     """A part that is folded away until it is wanted."""
     return tag("details", [tag("summary", summary), *content])
+
+
+def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """A nested mapping as pairs of a name and a text."""
+    for key, value in values.items():
+        name = f"{above}: {key}" if above else str(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flat(value, name)
+        elif isinstance(value, (list, tuple)):
+            yield name, ", ".join(map(str, value))
+        else:
+            yield name, f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Peak memory of this process."""
+"""Peak memory of this process, on the host and on an accelerator."""
 
 from __future__ import annotations
 
@@ -30,3 +30,8 @@ def restart_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR.is_file():
         CLEAR.write_text(RESET_PEAK)
+
+
+def device_peak(device: torch.device) -> int | None:
+    """Peak bytes on an accelerator, None where `device` is the CPU."""
+    return peak_memory(device) if device.type == "cuda" else None

@@ -1,0 +1,50 @@
+"""Reading back: every number of a written GGUF file against the checkpoint, through the gguf package's own decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import torch
+from torch import Tensor
+
+from omniq.errors import VerificationError
+from omniq.gguf.tensors import Blocks, Checkpoint, Stored, stored
+from omniq.qtensor import QTensor
+
+VALUES = 1 << 22
+"""Weights compared at a time."""
+
+
+def check_gguf(checkpoint: Checkpoint, path: Path) -> None:
+    """Raises VerificationError, with the tensor's name, unless the file holds the checkpoint's numbers and no more."""
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    wanted = stored(checkpoint)
+    if set(found) != {tensor.name for tensor in wanted}:
+        raise VerificationError(f"{path} reads back with other tensors than were written; do not use this file")
+    for tensor in wanted:
+        if not _same(tensor, found[tensor.name]):
+            raise VerificationError(
+                f"{tensor.name} reads back from {path} as other numbers than the checkpoint's; do not use this file"
+            )
+
+
+def _same(tensor: Stored, found: gguf.ReaderTensor) -> bool:
+    """Whether the file's tensor has the shape and every value of the checkpoint's."""
+    if tuple(reversed(found.shape.tolist())) != tensor.shape or found.tensor_type.name != tensor.kind:
+        return False
+    if not isinstance(tensor, Blocks):
+        return torch.equal(_values(found, slice(None)), tensor.read().float())
+    q = tensor.read()
+    step = max(1, VALUES // tensor.shape[1])
+    parts = (slice(first, first + step) for first in range(0, tensor.shape[0], step))
+    return all(torch.equal(_values(found, part), _rows(q, part).dequantize()) for part in parts)
+
+
+def _rows(q: QTensor, part: slice) -> QTensor:
+    return QTensor(q.codes[part], q.scales[part], q.zeros[part], q.spec)
+
+
+def _values(found: gguf.ReaderTensor, part: slice) -> Tensor:
+    """The numbers of some rows, float32, as the gguf package decodes them."""
+    return torch.from_numpy(gguf.dequantize(found.data[part], found.tensor_type).copy())

@@ -1,0 +1,1 @@
+"""What to type: the command that a recipe stands for, and how each runtime loads and serves a checkpoint."""
