@@ -54,7 +54,7 @@ class Recipe:
     """
 
     scheme: LinearSpec
-    preset: str = "omniquant"
+    preset: str = "default"
     options: Mapping[str, Any] = field(default_factory=dict)
     data: DataSpec = field(default_factory=DataSpec)
     attention: bool = True
@@ -127,8 +127,10 @@ class Recipe:
         unknown = sorted(map(str, set(self.options) - set(known)))
         if unknown:
             listed = ", ".join(known) or "none"
+            others = [name for name, other in METHODS.items() if set(unknown) <= {f.name for f in fields(other)}]
+            theirs = f"; --preset {' or '.join(others)} has" if others else ""
             raise UsageError(
-                f"preset {self.preset!r} has no option {', '.join(map(repr, unknown))}; its options: {listed}"
+                f"preset {self.preset!r} has no option {', '.join(map(repr, unknown))}; its options: {listed}{theirs}"
             )
         check_types(self.options, kind, f"preset {self.preset!r}: option ")
         return kind(**self.options)

@@ -267,9 +267,9 @@ RECIPES = {
     "format: 7": "format is 7; expected text",
     "data: {source: 3}": "data: source is 3; expected text",
     "data: {samples: '4'}": "data: samples is '4'; expected a whole number",
-    "options: {let: maybe}": "option let is 'maybe'; expected true or false or null",
-    "options: {epochs: 2.5}": "option epochs is 2.5; expected a whole number",
-    "options: {lwc_lr: .nan}": "option lwc_lr is nan; expected a number",
+    "preset: omniquant\noptions: {let: maybe}": "option let is 'maybe'; expected true or false or null",
+    "preset: omniquant\noptions: {epochs: 2.5}": "option epochs is 2.5; expected a whole number",
+    "preset: omniquant\noptions: {lwc_lr: .nan}": "option lwc_lr is nan; expected a number",
 }
 
 
@@ -298,7 +298,7 @@ def test_python_gets_the_same_checks_as_the_command_line() -> None:
         with pytest.raises(UsageError, match="expected"):
             Recipe(scheme, **settings)
     with pytest.raises(UsageError, match="option epochs is 'many'; expected a whole number"):
-        Recipe(scheme, options={"epochs": "many"}).method()
+        Recipe(scheme, "omniquant", {"epochs": "many"}).method()
 
 
 def test_code_that_a_model_brings_goes_where_the_checkpoint_goes_and_runs_only_when_allowed(

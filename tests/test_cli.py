@@ -162,6 +162,9 @@ def test_a_bare_command_gives_the_default_recipe(omniq, asked) -> None:
     assert (call["revision"], call["trust_remote_code"]) == (None, False)
 
 
+OMNIQUANT = {"preset": "omniquant"}
+
+
 @pytest.mark.parametrize(
     ("words", "change"),
     [
@@ -174,8 +177,8 @@ def test_a_bare_command_gives_the_default_recipe(omniq, asked) -> None:
         ("--seed 7", {"seed": 7, "data": {"seed": 7}}),
         ("--calib a.txt --samples 3 --length 9", {"data": {"source": "a.txt", "samples": 3, "length": 9}}),
         ("--calib o/d --split test --column body", {"data": {"source": "o/d", "split": "test", "column": "body"}}),
-        ("--epochs 2 --lwc-lr 0.1", {"options": {"epochs": 2, "lwc_lr": 0.1}}),
-        ("--no-let --alpha 0.25", {"options": {"let": False, "alpha": 0.25}}),
+        ("--preset omniquant --epochs 2 --lwc-lr 0.1", OMNIQUANT | {"options": {"epochs": 2, "lwc_lr": 0.1}}),
+        ("-p omniquant --no-let --alpha 0.25", OMNIQUANT | {"options": {"let": False, "alpha": 0.25}}),
         ("--batch-size 4", {"batch_size": 4}),
         ("--embed-bits 8", {"embed_bits": 8}),
         ("--embed-bits 4 --embed-group-size 32", {"embed_bits": 4, "embed_group_size": 32}),
@@ -204,7 +207,7 @@ def test_every_setting_of_a_recipe_has_an_option(omniq, asked) -> None:
     same = {key for key, value in found.items() if value == default[key]} | {
         k for k, v in found["data"].items() if v == default["data"][k]
     }
-    assert same == {"format", "preset"}
+    assert same == {"format"}
 
 
 @pytest.fixture
@@ -214,6 +217,7 @@ def recipe_file(tmp_path: Path) -> str:
     path.write_text(
         yaml.safe_dump(
             {"scheme": "W2A16g64-asym", "options": options, "data": {"source": "a.txt", "samples": 4}, "seed": 9}
+            | OMNIQUANT
         )
     )
     return str(path)
@@ -248,7 +252,7 @@ def test_another_preset_leaves_the_options_of_the_files_preset_behind(recipe_fil
         ("scheme: W99", "not a scheme"),
         ("- a list", "must be a mapping"),
         ("data: [1]", "expected a mapping"),
-        ("options: {epochs: many}", "option epochs is 'many'"),
+        ("preset: omniquant\noptions: {epochs: many}", "option epochs is 'many'"),
         ("{", "not valid YAML"),
     ],
 )
@@ -274,13 +278,13 @@ def test_a_recipe_file_with_a_mistake_is_refused_by_name(
         ("--bits-choices 2,3", "need a budget"),
         ("--act-asymmetric", "need quantised activations"),
         ("--preset nonsense", "unknown preset 'nonsense'"),
-        ("--preset rtn --epochs 3", "no option 'epochs'"),
+        ("--preset rtn --epochs 3", "no option 'epochs'; its options: none; --preset omniquant has"),
         ("--set damp", "not of the form key=value"),
         ("--samples 0", "calibration samples is 0"),
         ("--device tpu", "--device is 'tpu'"),
         ("--eval-windows -1 --eval {text}", "evaluation windows is -1"),
         ("--config missing.yaml", "cannot read the recipe missing.yaml"),
-        ("--set alpha=yes", "option alpha is True"),
+        ("-p omniquant --set alpha=yes", "option alpha is True"),
         ("--wbits four", "Invalid value for '--wbits'"),
     ],
 )

@@ -27,7 +27,9 @@ RECIPES = {
     "mixed": replace(PLAIN, avg_bits=3.25, bits_choices=(2, 3, 4), preset="fast"),
     "tables": replace(PLAIN, embed_bits=8, embed_group_size=32, batch_size=4),
     "text": replace(PLAIN, data=DataSpec("a text; 'quoted'.txt", 8, 512, 7, "valid", "body"), seed=7),
-    "options": replace(PLAIN, options={"epochs": 2, "let": True, "clip": "step", "aug_loss": None, "lwc_lr": 3e-07}),
+    "options": replace(
+        PLAIN, preset="omniquant", options={"epochs": 2, "let": True, "clip": "step", "aug_loss": None, "lwc_lr": 3e-07}
+    ),
 }
 
 

@@ -39,7 +39,7 @@ class OmniQuant:
     aug_loss: bool | None = None
     skip_sinks: bool = False
 
-    summary = "LWC and LET trained block by block (the paper's recipe): minutes to hours, the best quality here"
+    summary = "LWC and LET trained block by block (the paper's recipe): minutes to hours"
     needs_data = True
     finishing = None
 

@@ -157,7 +157,7 @@ Preset = Annotated[
         "--preset",
         "-p",
         panel=METHOD,
-        default="omniquant",
+        default="default",
         help="rtn, gptq, awq, omniquant, fast, default or best: omniq list presets.",
         complete=names_in("omniq.calibrate.methods"),
     ),
