@@ -109,6 +109,32 @@ def test_another_audit_takes_what_the_first_measured_on_the_same_models(
     assert not (tmp_path / "second" / "models").exists()
 
 
+def of_recipe(models: Path, data: Path, unlearned: Path) -> AuditSpec:
+    """An audit that has to make its quantised model."""
+    recipe = dict([recipe_named("rtn:W4A16g32")])
+    return spec(models, data, given=Given(models / "original", unlearned, recipes=recipe))
+
+
+@pytest.mark.parametrize("way", ["another folder", "the same folder, overwritten"])
+def test_a_model_made_of_another_one_is_not_taken_for_this_one(
+    way: str, models: Path, data: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(models / "unlearned", other)
+    tensors = load_file(other / "model.safetensors")
+    save_file({k: -v for k, v in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    first = audit(of_recipe(models, data, models / "unlearned"), tmp_path / "first")
+    alone = audit(of_recipe(models, data, other), tmp_path / "alone")
+    if way == "another folder":
+        second = audit(of_recipe(models, data, other), tmp_path / "second", reuse=tmp_path / "first")
+        assert not (tmp_path / "second" / "models" / "orig_q").exists()  # the control is the same
+    else:
+        second = audit(of_recipe(models, data, other), tmp_path / "first", overwrite=True)
+    values = lambda result: [(row.metric, row.value) for row in result.rows if row.role == "unl_q"]  # noqa: E731
+    assert values(second) == values(alone)
+    assert values(second) != values(first)
+
+
 def test_a_folder_of_another_audit_is_not_mixed_up(models: Path, data: Path, tmp_path: Path) -> None:
     audit(spec(models, data), tmp_path / "out")
     other = spec(models, data, settings=replace(FAST, seed=1))

@@ -21,8 +21,9 @@ RUN, PREPARED, LOCK, MEASURED, MADE = "run.json", "prepared.json", ".lock", "mea
 class AuditFolder:
     """OUT: run.json (what the audit is), prepared.json (the items it asks), measured/MODEL/EVALUATOR.json, the results.
 
-    models/ holds what had to be made. reuse: the folder of another audit of the same data and settings, whose
-    measurements of the same models hold here too. One process at a time. Every file appears whole or not at all.
+    models/ holds what had to be made, and beside each model what it was made of. reuse: the folder of another audit of
+    the same data and settings, whose models and measurements hold here too where they are of the same. One process at
+    a time. Every file appears whole or not at all.
     """
 
     def __init__(self, path: Path, reuse: Path | None = None) -> None:
@@ -74,9 +75,20 @@ class AuditFolder:
         return values
 
     def made(self, name: str) -> Path:
-        """The folder of a model that has to be made: the other audit's where it has made the same one."""
-        other = self.reuse / MADE / file_name(name) if self.reuse else None
-        return other if other and (other / "config.json").is_file() else self.path / MADE / file_name(name)
+        """The folder of a model that has to be made."""
+        return self.path / MADE / file_name(name)
+
+    def finished(self, model: Path, origin: Mapping[str, Any]) -> Path | None:
+        """Where this audit or the other one has made the model of the same origin; None where neither has."""
+        for folder in filter(None, (self.path, self.reuse)):
+            found = folder / MADE / model.name
+            if (found / "config.json").is_file() and _parsed(_origin(found)) == _plain(origin):
+                return found
+        return None
+
+    def finish(self, model: Path, origin: Mapping[str, Any]) -> None:
+        """Notes of what a model was made. origin: the model it comes from, and the recipe."""
+        write_text(_origin(model), json.dumps(origin, indent=2, sort_keys=True))
 
     def load(self, model: str, evaluator: str, key: str) -> Found | None:
         """What an evaluator found about a model under the same key, or None where it has yet to be measured."""
@@ -97,6 +109,16 @@ def file_name(name: str) -> str:
     """The name of a model as the name of a folder; different names give different ones."""
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
     return plain if plain == name else f"{plain}-{hashlib.blake2b(name.encode(), digest_size=3).hexdigest()}"
+
+
+def _origin(model: Path) -> Path:
+    """The file beside a model that says what it was made of."""
+    return model.parent / f"{model.name}.json"
+
+
+def _plain(values: Mapping[str, Any]) -> Any:
+    """The values as a JSON file gives them back."""
+    return json.loads(json.dumps(values))
 
 
 def _file(folder: Path, model: str, evaluator: str) -> Path:

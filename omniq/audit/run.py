@@ -78,8 +78,7 @@ def audit(
         existing = [checked_folder(model.folder) for model in models if model.base is None]
         check_same_shape(spec.given.original, existing)
         folder.begin(identity(spec, models, knowledge), overwrite)
-        for model in models:
-            make(model, spec, on_event)
+        models = [model if model.base is None else made(model, spec, folder, on_event) for model in models]
         audited = Audited(spec, models, folder, on_event)
         audited.prepare(knowledge)
         for note in audited.knowledge.notes:
@@ -111,14 +110,19 @@ def fingerprint(model: Planned) -> dict[str, Any]:
     return {"folder": str(source.resolve()), "files": stats, "recipe": recipe}
 
 
-def make(model: Planned, spec: AuditSpec, on_event: Listener) -> None:
-    """Quantises what has yet to be quantised."""
-    if model.base is None or (model.folder / "config.json").is_file():
-        return
-    on_event(Notice(f"quantising {model.base} by {model.tested.label} for {model.tested.name}"))
-    model.folder.parent.mkdir(parents=True, exist_ok=True)
-    trust = {"trust_remote_code": spec.trust_remote_code}
-    quantize(str(model.base), model.folder, model.recipe, device=spec.device, on_event=on_event, **trust)
+def made(model: Planned, spec: AuditSpec, folder: AuditFolder, on_event: Listener) -> Planned:
+    """The model where it lies, quantised now unless that was done before."""
+    origin = fingerprint(model)
+    place = folder.finished(model.folder, origin)
+    if place is None:
+        place = model.folder
+        on_event(Notice(f"quantising {model.base} by {model.tested.label} for {model.tested.name}"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        settings = {"device": spec.device, "trust_remote_code": spec.trust_remote_code}
+        # What lies there, if anything, was made of another model or by another recipe.
+        quantize(str(model.base), place, model.recipe, overwrite=True, on_event=on_event, **settings)
+        folder.finish(place, origin)
+    return replace(model, tested=replace(model.tested, folder=str(place)))
 
 
 class Audited:
