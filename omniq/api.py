@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from omniq import hf, pipeline
 from omniq.arguments import SETTINGS, calibration, given_data, named, placed, recipe_of, told
-from omniq.cli.torch_options import device_named
+from omniq.devices import device_named
 from omniq.errors import OutputError, UsageError
 from omniq.eval.size import checkpoint_bytes
 from omniq.eval.windows import EvalSpec

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from omniq.attention import set_attention
 from omniq.calibrate.run import assign
 from omniq.decoding import fuse_blocks
+from omniq.devices import device_named
 from omniq.errors import ModelError, UsageError
 from omniq.eval.size import bits_per_weight, checkpoint_bytes
 from omniq.formats.base import FORMATS
@@ -39,6 +40,7 @@ def load(
 ) -> nn.Module:
     """The causal LM in the folder `path`, for inference: generate(), forward() as any transformers model.
 
+    device: cpu, cuda, cuda:N, or auto, which takes a GPU where there is one.
     dtype: of activations and unquantised weights; None takes the checkpoint's. Activation grids, also those inside
     attention, are those of calibration. activations: "exact" computes what the scheme says; "int8" admits approximate
     kernels too, which round the input of a linear to 8-bit integers while they multiply, where that is faster.
@@ -46,9 +48,9 @@ def load(
     in floating point or in the few bits that omniq quantize gave them.
     trust_remote_code: run the Python code that the folder brings along.
     """
-    approximate = rounds_activations(activations)
+    approximate, place = rounds_activations(activations), torch.device(device_named(str(device)))
     model = open_model(checked_folder(Path(path)), trust_remote_code=trust_remote_code, quantized=True)
-    wanted = Wanted(torch.device(device), dtype or model.dtype, approximate, embed_bits)
+    wanted = Wanted(place, dtype or model.dtype, approximate, embed_bits)
     model.skeleton.config.use_cache = True
     return filled(model.skeleton, model, tables_to_read(model, embed_bits), wanted)
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXT, save_tiny
 from torch import Tensor
 
+import omniq
 from omniq import hf, source
 from omniq.cli import app
-from omniq.errors import OutputError
+from omniq.errors import OutputError, UsageError
 from omniq.recipe import Recipe
 
 RTN = ("--preset", "rtn", "--group-size", "32", "--quiet")
@@ -284,7 +285,6 @@ def test_a_value_of_the_wrong_type_in_a_recipe_is_named(line: str, tmp_path: Pat
 
 def test_python_gets_the_same_checks_as_the_command_line() -> None:
     from omniq.calibrate.data import DataSpec
-    from omniq.errors import UsageError
     from omniq.spec import LinearSpec
 
     scheme = LinearSpec.parse("W4A16")
@@ -321,3 +321,8 @@ def test_code_that_a_model_brings_goes_where_the_checkpoint_goes_and_runs_only_w
     assert said(*words, "--trust-remote-code") == (0, "")
     assert {"configuration_own.py", "modeling_own.py"} <= {path.name for path in out.iterdir()}
     assert said("generate", out, "hello")[0] == 3
+
+
+def test_a_device_that_is_none_is_a_sentence_in_python_too(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="device is 'tpu'; use auto, cpu, cuda or cuda:N"):
+        omniq.load(tmp_path, device="tpu")

@@ -281,7 +281,7 @@ def test_a_recipe_file_with_a_mistake_is_refused_by_name(
         ("--preset rtn --epochs 3", "no option 'epochs'; its options: none; --preset omniquant has"),
         ("--set damp", "not of the form key=value"),
         ("--samples 0", "calibration samples is 0"),
-        ("--device tpu", "--device is 'tpu'"),
+        ("--device tpu", "device is 'tpu'"),
         ("--eval-windows -1 --eval {text}", "evaluation windows is -1"),
         ("--config missing.yaml", "cannot read the recipe missing.yaml"),
         ("-p omniquant --set alpha=yes", "option alpha is True"),

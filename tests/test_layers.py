@@ -19,7 +19,7 @@ LAYERS = (
     ("registry", "spec", "text", "events", "recipes", "strict_yaml"),
     ("qtensor", "header", "gguf_header", "origins", "knowledge", "page"),
     ("grid", "checkpoint", "source", "digests", "hadamard"),
-    ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing", "memory"),
+    ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing", "memory", "devices"),
     ("calibrate", "nn", "eval", "hf"),
     ("recipe", "report", "assemble", "work", "decoding", "vocab"),
     ("mixed", "rotation", "precision", "packed", "finishing", "gguf", "howto"),

@@ -114,7 +114,7 @@ def spec_of(
     """The audit that the options ask for. place: device, dtype and whether remote code is trusted."""
     from omniq.audit import presets
     from omniq.audit.run import AuditSpec, with_settings
-    from omniq.cli.torch_options import device_named, dtype_named
+    from omniq.devices import device_named, dtype_named
     from omniq.knowledge.items import FORMS
 
     if items is not None and items < 1:

@@ -54,7 +54,7 @@ def decode(
     from omniq.bench.decode import Load, subjects
     from omniq.bench.facts import facts
     from omniq.bench.samples import clock_named
-    from omniq.cli.torch_options import device_named, dtype_named
+    from omniq.devices import device_named, dtype_named
     from omniq.source import checked_folder
 
     place = device_named(device)

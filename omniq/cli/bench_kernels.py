@@ -80,7 +80,7 @@ def kernels(
     from omniq.bench.roofline import plot as draw
     from omniq.bench.samples import clock_named
     from omniq.bench.shapes import chosen_shapes
-    from omniq.cli.torch_options import device_named, dtype_named
+    from omniq.devices import device_named, dtype_named
     from omniq.spec import LinearSpec
 
     timer = clock_named(clock, threads_set(threads))

@@ -40,7 +40,7 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Measure a quantised model: perplexity on a text, KL and top-1 agreement with the original, tasks, and size."""
-    from omniq.cli.torch_options import device_named, dtype_named
+    from omniq.devices import device_named, dtype_named
     from omniq.eval.windows import EvalSpec
     from omniq.evaluation import Place
 

@@ -66,7 +66,7 @@ def command(
     """
     from omniq import hf
     from omniq.cli.progress import ProgressReport
-    from omniq.cli.torch_options import dtype_named
+    from omniq.devices import dtype_named
     from omniq.exporting import run
 
     shared = {"dtype": dtype_named(dtype), "overwrite": overwrite, "trust_remote_code": trust_remote_code}

@@ -49,7 +49,7 @@ def command(
 
     from omniq import hf, runtime
     from omniq.cli.render import print_json
-    from omniq.cli.torch_options import device_named, dtype_named
+    from omniq.devices import device_named, dtype_named
     from omniq.source import checked_folder
 
     hf.quiet()

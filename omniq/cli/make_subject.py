@@ -71,7 +71,7 @@ def make_subject(
     """
     from omniq import hf
     from omniq.cli.render import print_json, print_pairs
-    from omniq.cli.torch_options import device_named
+    from omniq.devices import device_named
     from omniq.knowledge.source import read
     from omniq.unlearn import subjects
     from omniq.unlearn.subjects import Teaching

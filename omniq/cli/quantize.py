@@ -67,7 +67,7 @@ def command(
     """
     from omniq import hf, pipeline
     from omniq.cli.recipes import recipe_from
-    from omniq.cli.torch_options import device_named
+    from omniq.devices import device_named
 
     recipe, evaluate = recipe_from(config, ctx.params), eval_spec(eval_text, eval_windows, eval_length)
     shared = {"overwrite": overwrite, "revision": revision, "trust_remote_code": trust_remote_code}

@@ -73,7 +73,7 @@ def command(
     from omniq import hf
     from omniq.cli.recipes import assignments
     from omniq.cli.render import print_json, print_pairs
-    from omniq.cli.torch_options import device_named
+    from omniq.devices import device_named
     from omniq.knowledge.source import read
     from omniq.unlearn.run import Unlearning, unlearn, with_training
 

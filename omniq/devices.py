@@ -1,4 +1,4 @@
-"""The words of --device and --dtype as torch understands them."""
+"""Names of devices and dtypes as torch understands them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def device_named(name: str) -> str:
         return name
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if not match:
-        raise UsageError(f"--device is {name!r}; use auto, cpu, cuda or cuda:N")
+        raise UsageError(f"device is {name!r}; use auto, cpu, cuda or cuda:N")
     if int(match[1] or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"--device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto"
+            f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto"
         )
     return name
 
@@ -30,5 +30,5 @@ def device_named(name: str) -> str:
 def dtype_named(name: str) -> torch.dtype | None:
     """'auto' -> None, which means the checkpoint's own."""
     if name not in DTYPES:
-        raise UsageError(f"--dtype is {name!r}; use one of {', '.join(DTYPES)}")
+        raise UsageError(f"dtype is {name!r}; use one of {', '.join(DTYPES)}")
     return DTYPES[name]
