@@ -114,17 +114,18 @@ def measured(name: str, model: str = "smollm2") -> dict[str, str] | None:
     wanted = {"model": model, "scheme": recipe.label, "preset": recipe.preset, "options": "{}"}
     with QUALITY.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
+    rows = [row for row in rows if row["recipe"] in ("", "{}")]
     return next((row for row in reversed(rows) if row["calibration"] == "wikitext2-valid"), None)
 
 
 def cells(row: dict[str, str] | None) -> tuple[str, ...]:
-    """Bits per weight, KL, perplexity, agreement and minutes of one core, as the table shows them."""
+    """Sequences, bits per weight, KL, perplexity, agreement and minutes of one core, as the table shows them."""
     if row is None:
-        return ("not measured", "", "", "", "")
+        return ("not measured", "", "", "", "", "")
     share = 100 * float(row["top1"])
     minutes = float(row["cpu_seconds"]) / 60
     bits, kl, ppl = (float(row[key]) for key in ("bits_per_weight", "kl", "ppl"))
-    return (f"{bits:.2f}", f"{kl:.3f}", f"{ppl:.1f}", f"{share:.0f} %", f"{minutes:.1f}")
+    return (row["samples"], f"{bits:.2f}", f"{kl:.3f}", f"{ppl:.1f}", f"{share:.0f} %", f"{minutes:.1f}")
 
 
 def recipes_table() -> str:
@@ -134,7 +135,7 @@ def recipes_table() -> str:
         recipe = Recipe.from_dict(read_recipe(recipes.file_of(name)))
         rows.append((f"`{name}`", recipe.label, f"`{recipe.preset}`", *cells(measured(name))))
     return table(
-        ("recipe", "scheme", "preset", "bits per weight", "KL", "perplexity", "same first token", "minutes"), rows
+        ("recipe", "scheme", "preset", "sequences", "bits per weight", "KL", "perplexity", "same first token", "minutes"), rows
     )
 
 
