@@ -16,10 +16,10 @@ from torch import Tensor
 from omniq import hf
 from omniq.calibrate.data import GIVEN, CalibrationData, given_ids, tokens
 from omniq.calibrate.method import METHODS
-from omniq.cli.progress import ProgressReport
-from omniq.cli.recipes import DATA, DEFAULT_SCHEME, IN_SCHEME, PLAIN, merged, recipe_file
+from omniq.choices import DATA, DEFAULT_SCHEME, IN_SCHEME, PLAIN, merged, recipe_file
 from omniq.errors import DataError, UsageError
 from omniq.events import Event, Listener
+from omniq.progress import ProgressReport
 from omniq.recipe import Recipe, read_recipe
 from omniq.spec import LinearSpec
 from omniq.work import Work

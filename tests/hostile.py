@@ -23,7 +23,7 @@ from omniq.calibrate.cache import read as read_tokens
 from omniq.calibrate.cache import write as write_tokens
 from omniq.calibrate.data import DataSpec
 from omniq.checkpoint import Reader
-from omniq.cli.recipes import recipe_from
+from omniq.choices import recipe_from
 from omniq.events import BlockDone, Event
 from omniq.formats.base import FORMATS
 from omniq.hf import load_tokenizer, open_model

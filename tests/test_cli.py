@@ -15,13 +15,14 @@ import pytest
 import yaml
 from tiny import TEXT, save_tiny
 
-from omniq import pipeline
-from omniq.cli import app, progress
+from omniq import pipeline, progress
+from omniq.choices import assignments, recipe_values
+from omniq.cli import app
 from omniq.cli.info import machine_info
-from omniq.cli.progress import ProgressReport, block_line, duration
-from omniq.cli.recipes import assignments, recipe_values
 from omniq.errors import DataError, ModelError, OmniqError, UsageError
 from omniq.events import BlockDone, Notice, Started
+from omniq.page.words import duration
+from omniq.progress import ProgressReport, block_line
 from omniq.recipe import Recipe
 from omniq.report import Plan, Report
 

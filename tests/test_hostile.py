@@ -281,7 +281,7 @@ def test_a_recipe_cannot_run_code_or_grow_without_end(
 
 
 def test_the_value_of_set_is_read_under_the_same_rules() -> None:
-    from omniq.cli.recipes import assignments
+    from omniq.choices import assignments
 
     assert assignments(["damp=0.1", "order=false", "a-b=[1, 2]"]) == {"damp": 0.1, "order": False, "a_b": [1, 2]}
     for value in ("2020-99-99", "&a [*a]", "[" * 3000):

@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from omniq.calibrate.data import DataSpec
+from omniq.choices import recipe_from
 from omniq.cli import quantize
-from omniq.cli.recipes import recipe_from
 from omniq.formats.base import FORMATS
 from omniq.howto.command import quantize_command
 from omniq.howto.loading import CODE, loads, runtime_of, snippets

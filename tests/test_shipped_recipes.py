@@ -10,7 +10,7 @@ from tiny import TEXT, save_tiny
 from omniq import recipes
 from omniq.audit.models import recipe_named
 from omniq.calibrate.data import DataSpec
-from omniq.cli.recipes import recipe_file, recipe_from
+from omniq.choices import recipe_file, recipe_from
 from omniq.errors import UsageError
 from omniq.pipeline import quantize
 from omniq.recipe import Recipe, read_recipe

@@ -55,7 +55,7 @@ def command(
     from omniq import hf
     from omniq.audit.output import written
     from omniq.audit.run import audit
-    from omniq.cli.progress import ProgressReport
+    from omniq.progress import ProgressReport
 
     if original is None or data is None or out is None:
         lacking = [

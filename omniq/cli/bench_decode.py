@@ -73,7 +73,7 @@ def run_models(models: Sequence[Any], load: Any, ending: Mapping[str, Any], csv:
 
     from omniq.bench.decode import COLUMNS, RATIOS, ratios, speeds
     from omniq.bench.facts import append_rows, check_csv
-    from omniq.cli.progress import counting
+    from omniq.progress import counting
 
     if csv:
         check_csv(csv, [*COLUMNS, *RATIOS, *ending])

@@ -116,7 +116,7 @@ def swept(
     from omniq.bench.kernels import results
     from omniq.bench.results import COLUMNS
     from omniq.bench.roofline import check_plot
-    from omniq.cli.progress import counting
+    from omniq.progress import counting
 
     if csv:
         check_csv(csv, [*COLUMNS, *ending])

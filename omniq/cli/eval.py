@@ -100,9 +100,9 @@ def measured(
 ) -> dict[str, Any]:
     """Every figure by name; those that need the original only when `against` names it."""
     from omniq import evaluation, hf
-    from omniq.cli.progress import counting
     from omniq.eval.size import checkpoint_bytes
     from omniq.eval.windows import windows
+    from omniq.progress import counting
     from omniq.source import checked_folder
 
     hf.quiet()

@@ -65,9 +65,9 @@ def command(
     What a layout cannot hold is refused with the layer, the reason and a format that can.
     """
     from omniq import hf
-    from omniq.cli.progress import ProgressReport
     from omniq.devices import dtype_named
     from omniq.exporting import run
+    from omniq.progress import ProgressReport
 
     shared = {"dtype": dtype_named(dtype), "overwrite": overwrite, "trust_remote_code": trust_remote_code}
     hf.quiet()
@@ -99,9 +99,9 @@ def show_plan(plan: ExportPlan, as_json: bool) -> None:
 
 def show_report(report: ExportReport, as_json: bool, quiet: bool) -> None:
     """The report on standard output; a quiet run prints it as JSON or not at all."""
-    from omniq.cli.progress import duration
     from omniq.cli.render import print_json, print_pairs
     from omniq.eval.size import human_bytes
+    from omniq.page.words import duration
 
     if as_json:
         return print_json(report.to_dict())

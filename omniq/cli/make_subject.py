@@ -97,7 +97,7 @@ def make_subject(
 
 def rows(report: Taught) -> list[tuple[str, str]]:
     """The report as rows for people."""
-    from omniq.cli.progress import duration
+    from omniq.page.words import duration
 
     skipped = [("skipped steps", f"{report.skipped_steps} (loss not finite)")] if report.skipped_steps else []
     return [

@@ -66,7 +66,7 @@ def command(
     Run the same command again after an interruption and it goes on where it stopped.
     """
     from omniq import hf, pipeline
-    from omniq.cli.recipes import recipe_from
+    from omniq.choices import recipe_from
     from omniq.devices import device_named
 
     recipe, evaluate = recipe_from(config, ctx.params), eval_spec(eval_text, eval_windows, eval_length)
@@ -81,7 +81,7 @@ def command(
 def quantized(model: str, out: Path, recipe: Recipe, quiet: bool, settings: dict[str, Any]) -> Report:
     """Runs the quantisation with its progress shown. settings: of pipeline.quantize, by name."""
     from omniq import pipeline
-    from omniq.cli.progress import ProgressReport
+    from omniq.progress import ProgressReport
 
     with ProgressReport(quiet) as listener:
         return pipeline.quantize(model, out, recipe, on_event=listener, **settings)
@@ -101,9 +101,9 @@ def eval_spec(text: Path | None, windows: int, length: int) -> EvalSpec | None:
 
 def show_plan(plan: Plan, as_json: bool) -> None:
     """The plan on standard output."""
-    from omniq.cli.progress import duration
     from omniq.cli.render import print_json, print_pairs
     from omniq.eval.size import human_bytes
+    from omniq.page.words import duration
 
     if as_json:
         return print_json(plan.to_dict())
@@ -135,8 +135,8 @@ def show_report(report: Report, as_json: bool, quiet: bool) -> None:
 
 def report_pairs(report: Report) -> list[tuple[str, str]]:
     """The report as rows for people."""
-    from omniq.cli.progress import duration
     from omniq.eval.size import human_bytes
+    from omniq.page.words import duration
 
     pairs = [
         ("written to", report.out),

@@ -86,7 +86,7 @@ def scheme_in(text: str | None):
 @contextmanager
 def steps_shown(quiet: bool) -> Iterator[Callable[[int, int, float], None]]:
     """Gives a function to call with steps done, steps in all and the loss: a bar, or now and then a line."""
-    from omniq.cli.progress import counting
+    from omniq.progress import counting
 
     with ExitStack() as stack:
         shown: list[Callable[[int], None]] = []

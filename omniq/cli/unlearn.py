@@ -71,7 +71,7 @@ def command(
     Rates and epochs are the method's usual ones for models of billions of weights; small models need higher rates.
     """
     from omniq import hf
-    from omniq.cli.recipes import assignments
+    from omniq.choices import assignments
     from omniq.cli.render import print_json, print_pairs
     from omniq.devices import device_named
     from omniq.knowledge.source import read
@@ -101,7 +101,7 @@ def note(sentence: str) -> None:
 
 def rows(report: Unlearned, unlearning: Unlearning) -> list[tuple[str, str]]:
     """The report as rows for people."""
-    from omniq.cli.progress import duration
+    from omniq.page.words import duration
 
     skipped = [("skipped steps", f"{report.skipped_steps} (loss not finite)")] if report.skipped_steps else []
     kept = [("codes kept", str(unlearning.keep_codes))] if unlearning.keep_codes else []
