@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny import save_text, save_tiny
 
+from omniq import pipeline
 from omniq.cli import app
 from omniq.kernels.native import cpu_isa, cpu_library
 
@@ -28,6 +31,30 @@ def shared_data(request: pytest.FixtureRequest) -> Path:
     if not Path(given).is_dir():
         pytest.fail(f"--data {given} is not a folder")
     return Path(given)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A text to calibrate on."""
+    return save_text(tmp_path / "calibration.txt")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs keep what they may keep for later ones inside the test's own folder."""
+    monkeypatch.setattr(pipeline, "cache_folder", lambda: tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with nothing wrong."""
+    return save_tiny("llama", tmp_path_factory.mktemp("whole") / "model")
+
+
+@pytest.fixture
+def model(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it to damage."""
+    return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
 @pytest.fixture

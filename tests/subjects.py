@@ -19,6 +19,17 @@ from omniq.models.adapter import adapter_for
 from omniq.spec import LinearSpec
 from omniq.structure import blocks_path, linears
 
+QUICK: dict[str, dict[str, Any]] = {
+    "rtn": {},
+    "gptq": {},
+    "awq": {"grid": 4},
+    "omniquant": {"epochs": 1},
+    "default": {"scaling": 4, "steps": 2},
+    "fast": {"scaling": 4},
+    "best": {"scaling": 0, "steps": 2},
+}
+"""Every preset, with options that make it quick."""
+
 
 class Tiny:
     """A tiny model of one architecture, ready to calibrate in float32. dense: the original, with unfused experts."""

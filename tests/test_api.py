@@ -47,13 +47,6 @@ def temporary(tmp_path: Path) -> Callable[[], list[Path]]:
     return lambda: sorted((tmp_path / "temporary").glob("omniq-*"))
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "calibration.txt"
-    path.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that no test changes."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TEXT, save_tiny
+from tiny import save_text, save_tiny
 
 import omniq.pipeline as pipeline
 from omniq.audit.base import EVALUATORS, Context, Found, Measurement, Missing, Settings
@@ -125,7 +125,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def made(model: Path, out: Path, scheme: str, preset: str = "rtn", **options: int) -> Path:
     """A quantised checkpoint, calibrated on a few short texts where the preset needs some."""
     text = out.with_suffix(".txt")
-    text.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
+    save_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "cache_folder", lambda: out.with_suffix(".cache"))
         recipe = Recipe(LinearSpec.parse(scheme), preset, options, DataSpec(str(text), 4, 24))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TEXT, save_tiny
+from tiny import TEXT
 from torch import Tensor
 
 import omniq
@@ -22,18 +21,6 @@ from omniq.recipe import Recipe
 
 RTN = ("--preset", "rtn", "--group-size", "32", "--quiet")
 GPTQ = ("--preset", "gptq", "--group-size", "32", "--samples", "2", "--length", "32", "--quiet")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with nothing wrong."""
-    return save_tiny("llama", tmp_path_factory.mktemp("whole") / "model")
-
-
-@pytest.fixture
-def model(whole: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from subjects import Tiny, quantized_forward
+from subjects import QUICK, Tiny, quantized_forward
 from tiny import ARCHITECTURES, UNKNOWN, tokens
 
 from omniq.calibrate import training
@@ -23,27 +23,18 @@ from omniq.errors import ModelError, UsageError
 from omniq.grid import encode, minmax_grid
 from omniq.spec import LinearSpec, QuantSpec
 
-PRESETS = {
-    "rtn": {},
-    "gptq": {},
-    "awq": {"grid": 4},
-    "omniquant": {"epochs": 1},
-    "default": {"scaling": 4, "steps": 2},
-    "fast": {"scaling": 4},
-    "best": {"scaling": 0, "steps": 2},
-}
 LET = {"epochs": 1, "let": True}
 
 
 def test_every_preset_is_covered_here():
-    assert set(PRESETS) == set(METHODS)
+    assert set(QUICK) == set(METHODS)
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", list(QUICK))
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_every_preset_yields_every_linear_of_every_architecture_once(name, preset):
     tiny = Tiny(name, "W3A16g16")
-    blocks = tiny.blocks(preset, PRESETS[preset])
+    blocks = tiny.blocks(preset, QUICK[preset])
     names = [n for block in blocks for n, _, _ in block]
     assert sorted(names) == sorted(tiny.subject.specs)
     assert all(math.isfinite(block.error) for block in blocks)
@@ -54,7 +45,7 @@ def test_an_architecture_without_a_table_quantises_by_structure(name):
     tiny = Tiny(name, "W3A16g16")
     assert tiny.subject.adapter is None
     for preset in ("rtn", "gptq", "omniquant", "default"):
-        blocks = tiny.blocks(preset, PRESETS[preset])
+        blocks = tiny.blocks(preset, QUICK[preset])
         assert sum(len(block.linears) for block in blocks) == len(tiny.subject.specs)
 
 
@@ -215,12 +206,12 @@ def test_sinks_are_left_out_of_the_loss_only_when_asked():
     torch.testing.assert_close(plain, torch.nn.functional.mse_loss(moved, target))
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", list(QUICK))
 def test_a_run_started_in_the_middle_ends_with_the_same_bits(preset):
     tiny = Tiny("llama", "W3A16g16")
-    whole = tiny.blocks(preset, PRESETS[preset])
+    whole = tiny.blocks(preset, QUICK[preset])
     calls, _ = embed(tiny.subject, tokens(4, 24), Settings(batch=2))
-    method = METHODS[preset](**PRESETS[preset])
+    method = METHODS[preset](**QUICK[preset])
     resumed = list(run(tiny.subject, method, Settings(batch=2), calls, 1, whole[0].streams))
     assert [b.index for b in resumed] == [1]
     assert all(q.equal(p) for (_, q, _), (_, p, _) in zip(whole[1], resumed[0], strict=True))
@@ -320,7 +311,7 @@ def test_awq_lowers_the_error_of_a_block_with_loud_channels():
 def test_experts_that_no_token_chose_are_quantised_by_their_weights_and_counted(preset):
     tiny = Tiny("qwen3_moe", "W4A16g16")
     ids = torch.full((1, 4), 7)  # one token only, so that two of the four experts take everything
-    first = tiny.blocks(preset, PRESETS[preset], ids, Settings(batch=1))[0]
+    first = tiny.blocks(preset, QUICK[preset], ids, Settings(batch=1))[0]
     unseen = [name for name in first.trace.unreached if ".experts." in name]
     assert len(unseen) == 6
     for name, q, spec in first:

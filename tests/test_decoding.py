@@ -19,7 +19,7 @@ from fused_subjects import (
     plain_blocks,
     quantised,
 )
-from tiny import TEXT, save_tiny, tokens
+from tiny import save_text, save_tiny, tokens
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
@@ -213,7 +213,7 @@ def test_blocks_step_aside_where_attention_weights_are_asked_for(
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_loaded_checkpoint_is_fused_and_computes_what_was_stored(name: str, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
-    text.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
+    save_text(text)
     folder = save_tiny(name, tmp_path / "model", head_dim=32, **MODELS[name])
     quantize(str(folder), tmp_path / "out", Recipe(LinearSpec.parse("W4A16g32"), "rtn", {}, DataSpec(str(text), 4, 24)))
     model = load(tmp_path / "out")

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from quantised import Made, maker
 from safetensors.torch import load_file, save_file
-from tiny import TEXT, save_tiny, tokens
+from tiny import tokens
 from torch import Tensor
 
 import omniq as package
 import omniq.exporting.targets.dense as dense_target
 import omniq.exporting.targets.layout as layout_target
-from omniq import pipeline
-from omniq.calibrate.data import DataSpec
 from omniq.checkpoint import Reader
 from omniq.errors import ModelError, OmniqError, OutputError, UnsupportedError, UsageError, VerificationError
 from omniq.exporting.base import TARGETS, Choices
@@ -34,7 +33,6 @@ from omniq.formats.base import FORMATS
 from omniq.formats.compressed_tensors import CompressedTensors
 from omniq.hf import load_dense
 from omniq.qtensor import QTensor
-from omniq.recipe import Recipe
 from omniq.runtime import info, load
 from omniq.spec import LinearSpec, QuantSpec
 
@@ -42,32 +40,12 @@ SCHEMES = ("W4A16g32", "W4A16g32-asym", "W8A16", "W3A16g32", "W2A16g32")
 SHAPES = ((64, 64), (32, 64), (96, 64), (64, 96))
 """Of the linears of the tiny Llama."""
 CT = "compressed-tensors"
-Made = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A tiny model quantised to nearest: the folder for an architecture, a scheme, a dtype and options of the recipe.
-
-    Every combination is made once; tests only read it.
-    """
-    home = tmp_path_factory.mktemp("made")
-    known: dict[Any, Path] = {}
-    text = home / "text.txt"
-    text.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
-
-    def make(name: str = "llama", scheme: str = "W4A16g32", dtype: torch.dtype = torch.bfloat16, **options) -> Path:
-        key = (name, scheme, dtype, *options.items())
-        if key not in known:
-            place = home / str(len(known))
-            recipe = Recipe(LinearSpec.parse(scheme), "rtn", data=DataSpec(str(text), 4, 24), **options)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pipeline, "cache_folder", lambda: home / "cache")
-                pipeline.quantize(str(save_tiny(name, place / "model", dtype)), place / "out", recipe)
-            known[key] = place / "out"
-        return known[key]
-
-    return make
+    """A tiny model quantised to nearest."""
+    return maker(tmp_path_factory.mktemp("made"))
 
 
 def numbers(folder: Path) -> dict[str, QTensor]:

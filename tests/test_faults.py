@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TEXT, save_tiny, tiny_model, tiny_tokenizer, tokens
+from tiny import save_text, save_tiny, tiny_model, tiny_tokenizer, tokens
 
 from omniq import pipeline
 from omniq.calibrate.cache import cached
@@ -35,9 +35,7 @@ from omniq.work import Work
 OPTIONS = {"rtn": {}, "gptq": {}, "awq": {"grid": 3}, "omniquant": {"epochs": 2}}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "cache_folder", lambda: tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 class Place:
@@ -46,7 +44,7 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.model = save_tiny("llama", root / "model")
         self.text = root / "text.txt"
-        self.text.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
+        save_text(self.text)
         quantize(str(self.model), root / "whole", self.recipe())
         self.weights = (root / "whole" / "model.safetensors").read_bytes()
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from test_pipeline import PRESETS, decoded, logits
-from tiny import TEXT, save_tiny, tokens
+from tiny import save_text, save_tiny, tokens
 
-import omniq.pipeline as pipeline
 from omniq.calibrate.data import DataSpec
 from omniq.errors import UnsupportedError
 from omniq.formats.base import FORMATS
@@ -24,14 +23,12 @@ FOLDING = {"gptq": "awq", "gptq_v2": "default"}
 SIZES = {"hidden_size": 64, "intermediate_size": 96}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "cache_folder", lambda: tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def recipe(name: str, tmp_path: Path, preset: str = "rtn", scheme: str = "W4A16g32", **other) -> Recipe:
     text = tmp_path / "calibration.txt"
-    text.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
+    save_text(text)
     return Recipe(LinearSpec.parse(scheme), preset, PRESETS[preset], DataSpec(str(text), 4, 24), format=name, **other)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from quantised import Made, maker
 from tiny import ARCHITECTURES as TINY
-from tiny import TEXT, save_tiny, tokens
+from tiny import TEXT, tokens
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -22,8 +23,6 @@ from typer.testing import CliRunner
 
 gguf = pytest.importorskip("gguf", reason="reading GGUF files back needs the package gguf")
 
-from omniq import pipeline  # noqa: E402
-from omniq.calibrate.data import DataSpec  # noqa: E402
 from omniq.cli.app import app  # noqa: E402
 from omniq.errors import OutputError, UnsupportedError, VerificationError  # noqa: E402
 from omniq.exporting.origin import Origin  # noqa: E402
@@ -38,8 +37,7 @@ from omniq.gguf.vocabulary import vocabulary  # noqa: E402
 from omniq.gguf.writing import write_gguf  # noqa: E402
 from omniq.hf import load_tokenizer  # noqa: E402
 from omniq.qtensor import QTensor  # noqa: E402
-from omniq.recipe import Recipe  # noqa: E402
-from omniq.spec import LinearSpec, QuantSpec  # noqa: E402
+from omniq.spec import QuantSpec  # noqa: E402
 
 COLUMNS = 512
 GROUPS = (32, 64, 256, -1)
@@ -63,30 +61,12 @@ reads no size of a head for Qwen 3."""
 PAGE = (
     f"{TEXT}\n\n  Two  spaces, a\ttab,\r\nI'll we've DON'T 12345 3.14 naïve Ünïcödé 漢字かな 한국어 🙂 <s> [PAD3] x²½\n"
 )
-Made = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A tiny model quantised to nearest: the folder for an architecture, a scheme and options; made once."""
-    home = tmp_path_factory.mktemp("made")
-    known: dict[Any, Path] = {}
-    text = home / "text.txt"
-    text.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
-
-    def make(name: str = "llama", scheme: str = "W4A16g32", dtype: torch.dtype = torch.bfloat16, **options) -> Path:
-        key = (name, scheme, dtype, *options.items())
-        if key not in known:
-            place = home / str(len(known))
-            model = save_tiny(name, place / "model", dtype, **CHANGES.get(name, {}))
-            recipe = Recipe(LinearSpec.parse(scheme), "rtn", data=DataSpec(str(text), 4, 24), **options)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pipeline, "cache_folder", lambda: home / "cache")
-                pipeline.quantize(str(model), place / "out", recipe)
-            known[key] = place / "out"
-        return known[key]
-
-    return make
+    """A tiny model quantised to nearest."""
+    return maker(tmp_path_factory.mktemp("made"), CHANGES)
 
 
 def random_q(spec: QuantSpec, dtype: torch.dtype, rows: int = 24) -> QTensor:

@@ -39,18 +39,6 @@ from omniq.spec import LinearSpec
 from omniq.text import documents
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with nothing wrong."""
-    return save_tiny("llama", tmp_path_factory.mktemp("whole") / "model")
-
-
-@pytest.fixture
-def model(whole: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(whole, tmp_path / "model"))
-
-
 def put(folder: Path, name: str, **changes: Any) -> None:
     """Changes entries of a JSON file."""
     path = folder / name

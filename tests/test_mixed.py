@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from subjects import Tiny
-from tiny import TEXT, save_tiny, tokens
+from subjects import QUICK, Tiny
+from tiny import save_tiny, tokens
 
 import omniq.mixed as mixed
-import omniq.pipeline as pipeline
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.method import METHODS
 from omniq.errors import OutputError, UnsupportedError, UsageError
@@ -24,32 +23,12 @@ from omniq.recipe import Recipe
 from omniq.runtime import format_of, info, load, quantized_linears
 from omniq.spec import LinearSpec
 
-PRESETS = {
-    "rtn": {},
-    "gptq": {},
-    "awq": {"grid": 4},
-    "omniquant": {"epochs": 1},
-    "default": {"scaling": 4, "steps": 2},
-    "fast": {"scaling": 4},
-    "best": {"scaling": 0, "steps": 2},
-}
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "calibration.txt"
-    path.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "cache_folder", lambda: tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def recipe(text: Path, preset: str = "rtn", scheme: str = "W4A16g16", average: float = 3.0, **other) -> Recipe:
     data = DataSpec(str(text), 4, 24)
-    return Recipe(LinearSpec.parse(scheme), preset, PRESETS[preset], data, avg_bits=average, **other)
+    return Recipe(LinearSpec.parse(scheme), preset, QUICK[preset], data, avg_bits=average, **other)
 
 
 def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
@@ -120,7 +99,7 @@ def test_a_budget_goes_with_quantised_tables_rotations_and_quantised_activations
 
 
 def test_every_preset_is_covered_here():
-    assert set(PRESETS) == set(METHODS)
+    assert set(QUICK) == set(METHODS)
 
 
 def test_gptq_refuses_different_bits_for_linears_that_it_solves_together():
@@ -131,7 +110,7 @@ def test_gptq_refuses_different_bits_for_linears_that_it_solves_together():
         METHODS["gptq"]().block(view)
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", list(QUICK))
 def test_every_preset_takes_different_bits_in_one_block(preset, tmp_path, text):
     folder = save_tiny("llama", tmp_path / "model")
     report = quantize(str(folder), tmp_path / "out", recipe(text, preset))

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import ARCHITECTURES, TEXT, UNKNOWN, VARIANTS, save_tiny, tiny_tokenizer, tokens
+from tiny import ARCHITECTURES, UNKNOWN, VARIANTS, save_tiny, tiny_tokenizer, tokens
 
 import omniq.job as job
-import omniq.pipeline as pipeline
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.view import activation_grids
 from omniq.errors import ModelError, OmniqError, OutputError, UnsupportedError, UsageError, VerificationError
@@ -38,16 +37,7 @@ PRESETS = {
 }
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "calibration.txt"
-    path.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "cache_folder", lambda: tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def recipe(scheme: str, text: Path, preset: str = "omniquant", options: dict | None = None, **other) -> Recipe:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TEXT, save_tiny, tokens
+from tiny import save_tiny, tokens
 from torch import Tensor, nn
 
 import omniq.job as job
-import omniq.pipeline as pipeline
 from omniq.calibrate.clips import RATIOS, best_clip
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.run import assign
@@ -31,16 +30,7 @@ from omniq.spec import ActSpec, LinearSpec
 PRESETS = {"rtn": {}, "gptq": {}, "awq": {"grid": 4}, "omniquant": {"epochs": 1}}
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "calibration.txt"
-    path.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "cache_folder", lambda: tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def recipe(scheme: str, text: Path, preset: str = "rtn", **other) -> Recipe:

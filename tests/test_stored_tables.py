@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TEXT, save_tiny, tokens
+from tiny import save_text, save_tiny, tokens
 from torch import nn
 
 import omniq.job as job
-import omniq.pipeline as pipeline
 from omniq.calibrate.data import DataSpec
 from omniq.errors import ModelError, OutputError, UnsupportedError, UsageError, VerificationError
 from omniq.formats.base import FORMATS
@@ -33,9 +32,7 @@ from omniq.vocab.stored import table_digests
 MODELS = ("llama-tied", "llama", "gemma3_text", "gpt_neox", "opt", "phi", "falcon")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "cache_folder", lambda: tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def recipe(bits: int = 8, scheme: str = "W4A16g16", preset: str = "rtn", **other: Any) -> Recipe:
@@ -181,7 +178,7 @@ def test_plan_report_and_info_count_the_same_bits_and_bytes(name, bits, tmp_path
 @pytest.mark.parametrize("name", ["llama-tied", "llama"])
 def test_calibration_starts_from_the_rounded_embedding(name, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
-    text.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
+    save_text(text)
     seen, run = [], job.run
 
     def watched(*args: Any) -> Any:
@@ -202,7 +199,7 @@ def test_calibration_starts_from_the_rounded_embedding(name, tmp_path, monkeypat
 @pytest.mark.parametrize("preset", ["rtn", "gptq"])
 def test_an_interrupted_run_goes_on_with_the_tables_it_has(preset, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
-    text.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
+    save_text(text)
     asked = recipe(8, preset=preset, data=DataSpec(str(text), 4, 24))
     folder = save_tiny("llama-tied", tmp_path / "model")
     quantize(str(folder), tmp_path / "whole", asked)

@@ -105,6 +105,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
+def save_text(path: Path) -> Path:
+    """Writes a text to calibrate on, twelve numbered lines of TEXT, and returns its path."""
+    path.write_text("\n".join(f"{i}: {TEXT}" for i in range(12)))
+    return path
+
+
 def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
     """Writes tiny_model(name) with a tokenizer as a complete model folder, and returns the folder."""
     _, model = tiny_model(name, seed, **changes)
