@@ -115,7 +115,8 @@ def run_audit(audit: Audit, out: Path, reused: Path | None, args: argparse.Names
     if audit.unlearned:
         words += ["--unlearned", str(args.work / audit.unlearned), "--template", "plain"]
     words += ["--items", str(audit.items)]
-    made = sorted((args.work / "audit-facts" / "models").glob("*")) if audit.name == "world" else []
+    models = (args.work / "audit-facts" / "models").glob("*/config.json")
+    made = sorted(path.parent for path in models) if audit.name == "world" else []
     for folder in made:
         words += ["--quantized", str(folder)]
     for recipe in [] if made else recipes(audit.bits, args):

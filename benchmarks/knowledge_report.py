@@ -145,7 +145,7 @@ def draw_unlearned(rows: Rows, path: Path) -> None:
         panel.set_ylim(0, 1.04)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("ROUGE-L recall, forgotten questions")
-    panels[0][-1].legend(frameon=False, fontsize=8)
+    panels[0][0].legend(frameon=False, fontsize=8, loc="center right")
     figure.savefig(path, dpi=130)
 
 

@@ -1,11 +1,12 @@
-"""Peak memory: a model larger than the memory given is quantised by each preset; one CSV row per run.
+"""Peak memory: a model three times as large as the memory given is quantised by each preset; one CSV row per run.
 
     python benchmarks/memory.py
 
-Makes a random Llama-shaped model of about 3 GB in bfloat16 in a temporary folder (about 6 GB of disk are needed),
-and quantises it in processes whose address space is limited, libraries included, to 2.5 GB. The first row is the
-control: loading the whole model under the same limit, which fails. Goes on where it was cut short: a row whose
-settings are in the CSV already is not run again.
+Makes a random Llama-shaped model of 3.8 GB in bfloat16 in a temporary folder (about 7 GB of disk are needed), and
+quantises it with --max-memory 1.2GB. A process whose own data exceed that limit fails, and the row says what it held
+at most, libraries included, beside what the plan had announced. The first row is the control: loading the whole model
+under the same limit. Goes on where it was cut short: a row whose settings are in the CSV already is not run again. The
+exit code is 1 where a preset failed.
 """
 
 from __future__ import annotations
@@ -28,14 +29,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CSV = ROOT / "benchmarks" / "results" / "memory.csv"
 SCHEME, SAMPLES, LENGTH = "W4A16g128", 4, 128
-PRESETS: dict[str, dict[str, Any]] = {"rtn": {}, "gptq": {}, "awq": {}, "omniquant": {"epochs": 1}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "rtn": {},
+    "gptq": {},
+    "default": {"scaling": 4, "steps": 8, "final_epochs": 1},
+    "awq": {"grid": 4},
+    "omniquant": {"epochs": 1},
+}
+"""With options that make them short."""
 CONTROL = "whole model loaded"
 SHAPE = {
-    "vocab_size": 32000,
-    "hidden_size": 2048,
-    "intermediate_size": 5632,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
+    "vocab_size": 8192,
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
     "max_position_embeddings": 2048,
 }
 MAX_SHARD_BYTES = 500_000_000
@@ -92,8 +100,10 @@ def random_tensors(shapes: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 
 
 def measured(folder: Path, preset: str, limit: int) -> dict[str, Any]:
-    """Quantises, or loads, the model in this process, whose address space is limited first; plain values."""
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    """Quantises, or loads, the model in this process, whose data are limited first; plain values."""
+    from omniq.memory import Budget, peak_resident
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     began = time.perf_counter()
     if preset == CONTROL:
         from omniq.hf import load_dense
@@ -102,11 +112,10 @@ def measured(folder: Path, preset: str, limit: int) -> dict[str, Any]:
     else:
         from omniq.pipeline import quantize
 
-        quantize(str(folder), folder.parent / preset, recipe(folder, preset))
+        quantize(str(folder), folder.parent / preset, recipe(folder, preset), max_memory=Budget(limit))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "peak_rss": usage.ru_maxrss * 1024,
-        "peak_address_space": _status("VmPeak"),
+        "peak_rss": peak_resident(),
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
     }
@@ -122,23 +131,23 @@ def recipe(folder: Path, preset: str) -> Any:
     return Recipe(LinearSpec.parse(SCHEME), preset, PRESETS[preset], data)
 
 
-def planned(folder: Path, preset: str) -> int:
-    """The peak that `omniq quantize --dry-run` announces."""
+def planned(folder: Path, preset: str, limit: int) -> int | str:
+    """The peak that `omniq quantize --dry-run` announces; nothing where it refuses."""
+    from omniq.errors import UsageError
+    from omniq.memory import Budget
     from omniq.pipeline import plan
 
-    return plan(str(folder), folder.parent / "out", recipe(folder, preset)).peak_memory
+    try:
+        return plan(str(folder), folder.parent / "out", recipe(folder, preset), max_memory=Budget(limit)).peak_memory
+    except UsageError:
+        return ""
 
 
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def done_presets(model_bytes: int, limit: int) -> set[str]:
-    """Presets with a row of this model and this limit."""
-    if not CSV.is_file():
+def done_presets(found: Path, model_bytes: int, limit: int) -> set[str]:
+    """Presets with a row of this model and this limit in the file."""
+    if not found.is_file():
         return set()
-    with CSV.open(newline="") as file:
+    with found.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {row["preset"] for row in rows if (row["model_bytes"], row["limit"]) == (str(model_bytes), str(limit))}
 
@@ -152,7 +161,7 @@ def run_row(folder: Path, model_bytes: int, preset: str, limit: int) -> dict[str
     command = [sys.executable, __file__, "--child", preset, "--model", str(folder), "--limit", str(limit)]
     done = subprocess.run(command, capture_output=True, text=True)
     said = (done.stderr.strip().splitlines() or [""])[-1].replace(str(folder), "MODEL")[:120]
-    facts = dict.fromkeys(("peak_rss", "peak_address_space", "seconds", "cpu_seconds"), "")
+    facts = dict.fromkeys(("peak_rss", "seconds", "cpu_seconds"), "")
     if done.returncode == 0:
         facts = json.loads(done.stdout.splitlines()[-1])
     return {
@@ -164,7 +173,7 @@ def run_row(folder: Path, model_bytes: int, preset: str, limit: int) -> dict[str
         "length": LENGTH,
         "ok": done.returncode == 0,
         **facts,
-        "planned_peak": "" if preset == CONTROL else planned(folder, preset),
+        "planned_peak": "" if preset == CONTROL else planned(folder, preset, limit),
         "error": "" if done.returncode == 0 else said,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -179,27 +188,31 @@ def main() -> None:
     from omniq.bench.facts import append_rows
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=28, help="decoder blocks; 28 make 3.1 GB")
-    parser.add_argument("--limit", type=int, default=2_500_000_000, help="bytes of address space")
+    parser.add_argument("--layers", type=int, default=148, help="decoder blocks; 148 make 3.8 GB")
+    parser.add_argument("--limit", type=int, default=1_288_490_188, help="bytes of memory; 1.2 GB")
     parser.add_argument("--presets", nargs="+", default=[CONTROL, *PRESETS], help="rows to run")
+    parser.add_argument("--csv", type=Path, default=CSV, help="the file of rows")
     parser.add_argument("--model", type=Path, help="its model folder (used by the script itself)")
     parser.add_argument("--child", help="run this one row and print its facts as JSON (used by the script itself)")
     args = parser.parse_args()
     if args.child:
         print(json.dumps(measured(args.model, args.child, args.limit)))
         return
+    failed = False
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "model"
         folder.mkdir()
         model_bytes = make_model(folder, args.layers)
         for preset in args.presets:
-            if preset in done_presets(model_bytes, args.limit):
+            if preset in done_presets(args.csv, model_bytes, args.limit):
                 continue
             row = run_row(folder, model_bytes, preset, args.limit)
-            append_rows(CSV, [row])
+            append_rows(args.csv, [row])
+            failed |= preset != CONTROL and not row["ok"]
             print(", ".join(f"{key} {row[key]}" for key in list(row)[:13]), flush=True)
             for made in (folder.parent / preset, folder.parent / f".{preset}.omniq"):
                 shutil.rmtree(made, ignore_errors=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

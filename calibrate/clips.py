@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from omniq.calibrate.ranks import Ranks
 from omniq.calibrate.training import SINK
 from omniq.calibrate.view import BlockView
 from omniq.grid import fake_quantize_tokens
@@ -35,6 +36,10 @@ class Rows:
         chosen = torch.linspace(0, len(x) - 1, min(self.share, len(x))).round().long()
         self.parts.append(x[chosen].detach().float())
 
+    def combine(self, ranks: Ranks) -> None:
+        """The rows of all."""
+        self.parts = ranks.tensors(torch.cat(self.parts) if self.parts else None)
+
     def value(self) -> Tensor | None:
         """The rows kept, without sinks; None when none arrived."""
         if not self.parts:
@@ -49,8 +54,7 @@ def clipped(view: BlockView) -> dict[str, LinearSpec]:
     specs = dict(view.specs)
     order = [[name for name in names if specs[name].input is not None] for names in view.reading_order()]
     order = [names for names in order if names]
-    batches = -(-len(view.inputs) // view.calls.batch)
-    seen = {names[0]: Rows(batches) for names in order}
+    seen = {names[0]: Rows(view.batch_count()) for names in order}
     view.observe(view.inputs, {name: (rows,) for name, rows in seen.items()})
     for names in order:
         tokens = seen[names[0]].value()

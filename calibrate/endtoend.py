@@ -7,7 +7,7 @@ computes each once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from omniq.calibrate.capture import BlockCalls, logits_after
 from omniq.calibrate.finished import Finished
+from omniq.calibrate.hidden import Hidden, filled
 from omniq.calibrate.run import Read, Settings, Subject, assign, checked_reader, materialized
 from omniq.calibrate.view import activation_grids, precision
 from omniq.errors import UsageError
@@ -52,7 +53,8 @@ def memory(
 ) -> int:
     """Bytes beside the two streams: a byte for every code, a factor with its gradient, Adam's two moments and a copy.
 
-    weights, groups: of all linears. block: weights of the largest, made anew with their gradients. length: tokens T.
+    weights: of all linears, 0 where codes are read again for every step; groups: of all. block: weights of the largest,
+    made anew with their gradients. blocks: whose inputs are in memory together. length: tokens T.
     """
     state = weights + groups * (2 + 5 * FLOAT32) + 4 * FLOAT32 * block + FLOAT32 * vocabulary * hidden
     logits = 5 * FLOAT32 * min(LOGITS, length * vocabulary)
@@ -63,20 +65,22 @@ def memory(
 class Tuned:
     """What came out. kl_before, kl_after: in nats a token on the sequences that were held out.
 
-    last: what the last block gives for the first batch (b, T, D), as the stored model computes it.
+    last: what the last block gives for the first batch (b, T, D), as the stored model computes it. skipped: steps left
+    out, because their gradient was not finite.
     """
 
     blocks: tuple[Finished, ...]
     kl_before: float
     kl_after: float
     last: Tensor
+    skipped: int = 0
 
 
 class Trainer:
     """ids (B, T). first: what enters the first block, target: what the original's last block gives, (B, T, D) each.
 
-    original: reads the original's parameters, where `subject` has others outside the blocks (a rounded table). A
-    context: while it is open, what lies outside the blocks has real weights.
+    All three are of this process's samples. original: reads the original's parameters, where `subject` has others
+    outside the blocks (a rounded table). A context: while it is open, what lies outside the blocks has real weights.
     """
 
     def __init__(
@@ -85,14 +89,15 @@ class Trainer:
         calls: BlockCalls,
         settings: Settings,
         ids: Tensor,
-        first: Tensor,
-        target: Tensor,
+        first: Hidden,
+        target: Hidden,
         blocks: Sequence[Finished],
         original: Read | None = None,
     ) -> None:
         self.subject, self.calls, self.settings = subject, calls, settings
         self.ids, self.first, self.target, self.blocks = ids, first, target, list(blocks)
-        self.original, self.as_tuple = original, False
+        self.original, self.ranks, self.as_tuple = original, settings.ranks, False
+        self.skipped = 0
         self._own: dict[str, Tensor] = {}
         self._originals: dict[str, Tensor] = {}
 
@@ -112,7 +117,7 @@ class Trainer:
 
     def tuned(self, spec: EndToEnd, on_step: Callable[[int, int, float], None]) -> Tuned:
         """Trains the factors, the best of all epochs kept. on_step: (step, of how many, its KL)."""
-        train, held = split(len(self.ids))
+        train, held = split(sum(self.ranks.gathered(len(self.ids))))
         before = best = self.kl(held)
         kept = self._snapshot()
         for _ in self._epochs(spec, train, on_step):
@@ -121,7 +126,7 @@ class Trainer:
                 best, kept = found, self._snapshot()
         self._restore(kept)
         last = self.forward(torch.arange(min(self.calls.batch, len(self.ids))))[-1]
-        return Tuned(tuple(self.blocks), before, best, last)
+        return Tuned(tuple(self.blocks), before, best, torch.stack(list(last)), self.skipped)
 
     def _epochs(self, spec: EndToEnd, train: Tensor, on_step: Callable[[int, int, float], None]) -> Iterator[None]:
         """Trains epoch by epoch."""
@@ -133,46 +138,53 @@ class Trainer:
         for factor in params:
             factor.requires_grad_(True)
         optimizer = torch.optim.Adam([{"params": factors, "lr": lr} for factors, lr in groups if factors], foreach=True)
-        total = spec.epochs * -(-len(train) // spec.batch)
+        total = spec.epochs * len(shuffled(train, spec.batch, torch.Generator()))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(total, 1))
         generator, step = torch.Generator().manual_seed(self.settings.seed), 0
         for _ in range(spec.epochs):
-            for rows in train[torch.randperm(len(train), generator=generator)].split(spec.batch):
+            for rows in shuffled(train, spec.batch, generator):
                 optimizer.zero_grad(set_to_none=True)
                 loss = self.gradients(rows)
+                for factor, grad in zip(params, self.ranks.sums([factor.grad for factor in params]), strict=True):
+                    factor.grad = grad
                 if all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in params):
                     optimizer.step()
+                else:
+                    self.skipped += 1
                 schedule.step()
                 step += 1
                 on_step(step, total, loss)
             yield
 
     @torch.no_grad()
-    def forward(self, rows: Tensor) -> list[Tensor]:
-        """rows (b,) of the samples -> what enters each block and what leaves the last, (b, T, D) each."""
-        hidden = [self.first[rows]]
+    def forward(self, rows: Tensor) -> list[Hidden]:
+        """rows (b,) of this process's samples -> what enters each block and what leaves the last, (b, T, D) each."""
+        hidden: list[Hidden] = [self.first[rows]]
         for index, block in enumerate(self.blocks):
             params = block.parameters()
-            hidden.append(torch.cat([self._called(index, params, part).cpu() for part in self._parts(hidden[-1])]))
+            parts = [self._called(index, params, part).cpu() for part in self._parts(hidden[-1])]
+            hidden.append(filled(self.settings.room, len(rows), parts))
         return hidden
 
     def kl(self, rows: Tensor) -> float:
-        """Mean KL(original || quantised) over the tokens of some sequences, in nats."""
-        parts = [
-            self._divergence(part, self.forward(part)[-1], learn=False)[0] for part in rows.split(self.calls.batch)
-        ]
-        return sum(parts) / rows.numel()
+        """Mean KL(original || quantised) over the tokens of some sequences of all, in nats."""
+        own = self.ranks.own(rows)
+        parts = own.split(self.calls.batch) if len(own) else ()
+        total = sum(self._divergence(part, self.forward(part)[-1], learn=False)[0] for part in parts)
+        return self.ranks.mean(total, len(own))
 
     def gradients(self, rows: Tensor) -> float:
-        """The mean KL of some sequences, whose gradient is left in the factors."""
-        hidden = self.forward(rows)
-        total, gradient = self._divergence(rows, hidden.pop(), learn=True)
-        gradient /= rows.numel()
-        for index in reversed(range(len(self.blocks))):
-            gradient = self._backward(index, hidden.pop(), gradient)
-        return total / rows.numel()
+        """The mean KL of some sequences of all; the gradient of this process's share is left in the factors."""
+        own, total = self.ranks.own(rows), 0.0
+        if len(own):
+            hidden = self.forward(own)
+            total, gradient = self._divergence(own, hidden.pop(), learn=True)
+            gradient /= len(rows)
+            for index in reversed(range(len(self.blocks))):
+                gradient = self._backward(index, hidden.pop(), gradient)
+        return self.ranks.mean(total, len(own))
 
-    def _backward(self, index: int, inputs: Tensor, gradient: Tensor) -> Tensor:
+    def _backward(self, index: int, inputs: Hidden, gradient: Tensor) -> Tensor:
         """The gradient (b, T, D) of what leaves a block -> of what enters it; the factors' is left in them."""
         with torch.enable_grad():
             params = self.blocks[index].parameters()
@@ -187,18 +199,19 @@ class Trainer:
             torch.autograd.backward([moving[name] for name in reached], [leaves[name].grad for name in reached])
         return torch.cat(parts)
 
-    def _divergence(self, rows: Tensor, last: Tensor, learn: bool) -> tuple[float, Tensor]:
+    def _divergence(self, rows: Tensor, last: Hidden, learn: bool) -> tuple[float, Tensor]:
         """The KL summed over all tokens divided by the number of a sequence's, and its gradient in `last` (b, T, D)."""
-        total, gradient = 0.0, torch.zeros_like(last)
+        total, gradient = 0.0, torch.zeros(last.shape)
         length = self.ids.shape[1]
         places = torch.arange(length).split(max(1, LOGITS // self.subject.skeleton.config.vocab_size))
         with torch.set_grad_enabled(learn):
-            for number, row in enumerate(rows.tolist()):
+            for number, (row, hidden) in enumerate(zip(rows.tolist(), last, strict=True)):
+                target = self.target[rows[number : number + 1]][0]
                 for place in places:
-                    x = last[number, place].unsqueeze(0).to(self.settings.device).requires_grad_(learn)
+                    x = hidden[place].unsqueeze(0).to(self.settings.device).requires_grad_(learn)
                     with torch.no_grad():
                         assign(self.subject.skeleton, self._originals.items())
-                        wanted = self._logits(row, place, self.target[row, place].unsqueeze(0).to(self.settings.device))
+                        wanted = self._logits(row, place, target[place].unsqueeze(0).to(self.settings.device))
                         assign(self.subject.skeleton, self._own.items())
                     loss = divergence(wanted, self._logits(row, place, x)) / length
                     total += float(loss.detach())
@@ -228,7 +241,7 @@ class Trainer:
         ):
             return self.calls.forward(index, block, hidden.to(self.settings.device)).float()
 
-    def _parts(self, stream: Tensor) -> tuple[Tensor, ...]:
+    def _parts(self, stream: Hidden) -> Iterable[Tensor]:
         return stream.split(self.calls.batch)
 
     def _snapshot(self) -> list[dict[str, Tensor]]:
@@ -248,7 +261,16 @@ def split(count: int) -> tuple[Tensor, Tensor]:
     return train, held
 
 
+def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> list[Tensor]:
+    """rows (R,) once each in a random order, in steps that take one of each `batch`-th sample: see tuning.steps."""
+    strata = [rows[rows % batch == rest] for rest in range(batch)]
+    orders = [part[torch.randperm(len(part), generator=generator)] for part in strata if len(part)]
+    longest = max(map(len, orders))
+    return [torch.stack([order[step] for order in orders if step < len(order)]) for step in range(longest)]
+
+
 def divergence(wanted: Tensor, logits: Tensor) -> Tensor:
     """Logits (M, V) of the original and of the quantised model -> the sum of KL(original || quantised), float32."""
     p, q = wanted.float().log_softmax(-1), logits.float().log_softmax(-1)
-    return (p.exp() * (p - q)).sum()
+    # A token that the original excludes (log-probability -inf) adds nothing, whatever q says of it.
+    return (p.exp() * (p - q)).masked_fill(p.isneginf(), 0.0).sum()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from omniq.calibrate.hidden import Hidden
+from omniq.calibrate.ranks import Ranks
 from omniq.grid import fake_quantize_tokens, grouped
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec
@@ -102,3 +104,12 @@ def fidelities(
 ) -> dict[str, Fidelity]:
     """Fidelity by name. wanted: name -> looked_at() of its weight, (n, K) float32, taken when its turn comes."""
     return {name: fidelity(q, specs[name], wanted(name), rows.get(name)) for name, q in quantized.items()}
+
+
+def distance(stream: Hidden, original: Hidden, ranks: Ranks) -> float:
+    """Squared difference of hidden states (B, T, D) relative to the original's power, a sequence at a time."""
+    error = power = 0.0
+    for quantized, wanted in zip(stream, original, strict=True):
+        error += float((quantized - wanted).square().sum())
+        power += float(wanted.square().sum())
+    return ranks.mean(error, max(power, TINY))

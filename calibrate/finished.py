@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,12 +14,13 @@ from omniq.qtensor import QTensor
 
 @dataclass(eq=False)
 class Finished:
-    """linears: by name inside the block. floats: its other parameters by name, of which vectors get factors.
+    """linears: by name inside the block, perhaps read anew each time. floats: its other parameters by name, of which
+    vectors get factors.
 
     storage: dtype of scales in the checkpoint. dense: of unquantised tensors; None: the same.
     """
 
-    linears: dict[str, QTensor]
+    linears: Mapping[str, QTensor]
     floats: dict[str, Tensor]
     storage: torch.dtype
     dense: torch.dtype | None = None

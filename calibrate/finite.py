@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from omniq.calibrate.hidden import Hidden
 from omniq.errors import ModelError
 
 LOOKED_AT = 1 << 22
 """Values that are checked together."""
+SQUARABLE = 1e15
+"""Hidden states may be this large: the squares of a hundred million such values have a sum that float32 holds."""
 
 
 def finite(tensor: Tensor) -> bool:
@@ -25,11 +30,17 @@ def checked(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
-def running(stream: Tensor, what: str) -> Tensor:
-    """The hidden states (B, T, D), or ModelError when they have NaN or infinite values."""
-    if not finite(stream):
+def running(stream: Hidden, what: str) -> float:
+    """The largest magnitude among hidden states (B, T, D); ModelError when they are not finite, or far too large."""
+    largest = torch.stack([torch.stack(part.aminmax()).abs().amax() for part in stream]).amax().item()
+    if not math.isfinite(largest):
         raise ModelError(
             f"{what} computes NaN or infinite hidden states from the calibration text; "
             "check that the model itself writes sense, or use more bits"
         )
-    return stream
+    if largest > SQUARABLE:
+        raise ModelError(
+            f"{what} computes hidden states as large as {largest:.1e} from the calibration text, and float32 cannot "
+            "hold sums of their squares; check that the model itself writes sense"
+        )
+    return largest

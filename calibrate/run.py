@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 
 from omniq.calibrate.capture import BlockCalls, block_inputs
 from omniq.calibrate.clips import clipped
-from omniq.calibrate.fidelity import Fidelity, fidelities, looked_at, sampling
+from omniq.calibrate.fidelity import Fidelity, distance, fidelities, looked_at, sampling
 from omniq.calibrate.finite import checked, running
 from omniq.calibrate.heads import Heads, heads_of
+from omniq.calibrate.hidden import Hidden, Room, filled, in_memory
 from omniq.calibrate.method import Method
+from omniq.calibrate.ranks import ALONE, Ranks
 from omniq.calibrate.view import BlockView, Trace, activation_grids, noting_reached
+from omniq.calibrate.watched import note_reached, watched
 from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
 from omniq.spec import ActSpec, LinearSpec
@@ -54,15 +58,16 @@ class Subject:
 class Streams:
     """What enters a block, (B, T, D) float32: `original` made by the original blocks, `quantized` by the quantised."""
 
-    original: Tensor
-    quantized: Tensor
+    original: Hidden
+    quantized: Hidden
 
 
 @dataclass(frozen=True)
 class Settings:
     """attention: grid of q, k, v inside attention. batch: sequences per forward. autocast: dtype of matrix products.
 
-    search_clips: choose the clip of every activation grid on what enters the block.
+    search_clips: choose the clip of every activation grid on what enters the block. room: makes place for hidden
+    states. ranks: the processes that share the samples; B counts those of this one.
     """
 
     batch: int = 1
@@ -71,6 +76,8 @@ class Settings:
     device: torch.device = torch.device("cpu")
     seed: int = 0
     search_clips: bool = False
+    room: Room = in_memory
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class QuantizedBlock:
 
 
 def embed(subject: Subject, ids: Tensor, settings: Settings) -> tuple[BlockCalls, Streams]:
-    """ids (B, T) -> how to call each block, and the hidden states that enter the first, held on the CPU.
+    """ids (B, T) -> how to call each block, and the hidden states that enter the first, where settings.room puts them.
 
     Reads the parameters outside the blocks (embeddings) for this pass only.
     """
@@ -104,13 +111,15 @@ def embed(subject: Subject, ids: Tensor, settings: Settings) -> tuple[BlockCalls
         owner._buffers.update({leaf: buffer.to(settings.device) for leaf, buffer in owner._buffers.items()})
     head = _head_names(subject.skeleton)
     names = [n for n, _ in subject.skeleton.named_parameters() if not n.startswith(subject.blocks + ".")]
-    calls, parts = BlockCalls(settings.batch), []
+    calls = BlockCalls(settings.batch)
+
+    def entering(chunk: Tensor) -> Tensor:
+        hidden, kwargs = block_inputs(subject.skeleton, subject.modules(), chunk.to(settings.device))
+        calls.record(hidden.cpu(), kwargs)
+        return hidden.cpu()
+
     with materialized(subject.skeleton, [n for n in names if n not in head], checked_reader(subject), settings.device):
-        for chunk in ids.split(settings.batch):
-            hidden, kwargs = block_inputs(subject.skeleton, subject.modules(), chunk.to(settings.device))
-            calls.record(hidden.cpu(), kwargs)
-            parts.append(hidden.cpu())
-    hidden = torch.cat(parts)
+        hidden = filled(settings.room, len(ids), map(entering, ids.split(settings.batch)))
     return calls, Streams(hidden, hidden)
 
 
@@ -168,7 +177,8 @@ def run(
     """Quantises the blocks from `start` on, one at a time; each yields before the next is read.
 
     calls and streams come from embed(), or streams from the block before `start`; both are None for a method that
-    needs no data. Peak memory: one block in float32, what the method learns for it, and three streams.
+    needs no data. Peak memory: one block in float32, what the method learns for it, and three streams where these are
+    in memory. Every process of settings.ranks yields the same linears, and the streams of its own samples.
     """
     heads = subject.heads()
     for index in range(start, len(subject.modules())):
@@ -193,7 +203,9 @@ def checked_reader(subject: Subject, prefix: str = "") -> Read:
 
 
 def _quantized(view: BlockView, method: Method, read: Read, began: float) -> QuantizedBlock:
-    quantized = method.block(view)
+    quantized = watched(method, view)
+    view.ranks.same([part for q in quantized.values() for part in (q.codes, q.scales, q.zeros)])
+    view.ranks.same(list(view.module.parameters()))
     if view.target is None:
         found = fidelities(quantized, view.specs, lambda name: looked_at(view.linear(name).weight), {})
         floats, streams, error = _finished(view, quantized, read, {}), None, None
@@ -202,7 +214,7 @@ def _quantized(view: BlockView, method: Method, read: Read, began: float) -> Qua
         floats = _finished(view, quantized, read, exact)
         streams, rows = _advanced(view)
         found = fidelities(quantized, view.specs, lambda name: _exact(view, exact, read, name), rows)
-        error = _distance(streams)
+        error = distance(streams.quantized, streams.original, view.ranks)
     linears = tuple((f"{view.name}.{n}", quantized[n], view.specs[n]) for n in view.specs)
     fidelity = {f"{view.name}.{name}": one for name, one in found.items()}
     seconds = time.perf_counter() - began
@@ -232,10 +244,12 @@ def _view(
     view = BlockView(
         index, name, module, specs, subject.adapter, heads, calls,
         None if streams is None else streams.quantized, None,
-        subject.storage, settings.attention, settings.autocast, seed, floats=subject.floats,
+        subject.storage, settings.attention, settings.autocast, seed, floats=subject.floats, room=settings.room,
+        ranks=settings.ranks,
     )  # fmt: skip
     if streams is not None:
-        view.target = running(view.run(streams.original), f"{name} of the original model")
+        view.target = view.run(streams.original)
+        running(view.target, f"{name} of the original model")
     return view
 
 
@@ -270,19 +284,13 @@ def _finished(
 
 def _advanced(view: BlockView) -> tuple[Streams, dict[str, Tensor]]:
     """The streams after this block, the original's being the target already made, and rows that each linear read."""
-    batches = -(-len(view.inputs) // view.calls.batch)
     with (
-        sampling(view.module, view.specs, batches) as rows,
+        sampling(view.module, view.specs, view.batch_count()) as rows,
         activation_grids(view.module, view.specs, view.attention),
         noting_reached(view.module, view.specs) as reached,
     ):
-        quantized = running(view.run(view.inputs), f"{view.name}, quantised,")
-    view.trace.unreached = tuple(name for name in view.specs if name not in reached)
-    return Streams(view.target, quantized), rows
-
-
-def _distance(streams: Streams) -> float:
-    """Squared difference relative to the original's power, a sequence at a time."""
-    pairs = list(zip(streams.quantized, streams.original, strict=True))
-    error = sum(float((quantized - original).square().sum()) for quantized, original in pairs)
-    return error / max(sum(float(original.square().sum()) for _, original in pairs), 1e-30)
+        quantized = view.run(view.inputs)
+    view.trace.trouble.largest = max(view.ranks.gathered(running(quantized, f"{view.name}, quantised,")))
+    note_reached(view, sum(view.ranks.gathered(reached), Counter()))
+    found = {name: view.ranks.tensors(rows.get(name)) for name in view.specs}
+    return Streams(view.target, quantized), {name: torch.cat(parts) for name, parts in found.items() if parts}

@@ -11,7 +11,7 @@ only add noise, and N rows of every sequence let a few thousand tokens suffice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from omniq.calibrate.capture import BlockCalls, logits_after
+from omniq.calibrate.hidden import Hidden, filled
+from omniq.calibrate.ranks import ALONE
 from omniq.calibrate.run import Settings, Subject, checked_reader, embed, materialized
 from omniq.calibrate.view import activation_grids, precision
 from omniq.errors import ModelError
@@ -50,11 +52,12 @@ def measured_shape(samples: int, length: int) -> tuple[int, int]:
 def sensitivities(subject: Subject, ids: Tensor, settings: Settings, grids: Sequence[QuantSpec]) -> Sensitivities:
     """What rounding each linear to nearest on each of `grids` costs, measured on ids (B, T) through the original model.
 
-    Needs in memory: one block in float32, its rounding errors for every grid in bfloat16, and what one sequence leaves
-    in it for the backward pass; or what is outside the blocks with the logits of HEAD_TOKENS positions. In both cases
-    also the hidden states (B, T, D) float32 after every block.
+    One process does it all. Needs in memory: one block in float32, its rounding errors for every grid in bfloat16, and
+    what one sequence leaves in it for the backward pass; or what is outside the blocks with the logits of HEAD_TOKENS
+    positions. In both cases also the hidden states (B, T, D) float32 after every block, unless settings.room puts them
+    elsewhere.
     """
-    settings = replace(settings, batch=1)
+    settings = replace(settings, batch=1, ranks=ALONE)
     calls, streams = embed(subject, ids, settings)
     model = _Original(subject, calls, settings, grids)
     hidden = model.forward(streams.original)
@@ -82,41 +85,42 @@ class _Original:
         self.losses = {name: torch.zeros(len(grids), dtype=torch.float64) for name in subject.specs}
         self.together: set[tuple[str, str]] = set()
 
-    def forward(self, first: Tensor) -> list[Tensor]:
+    def forward(self, first: Hidden) -> list[Hidden]:
         """What enters the first block (B, T, D) -> what enters each block, and last what leaves the last."""
         hidden = [first]
         for index in range(len(self.subject.modules())):
             with self._block(index), torch.no_grad():
-                hidden.append(torch.cat([self._called(index, part).cpu() for part in self._parts(hidden[-1])]))
+                parts = (self._called(index, part).cpu() for part in self._parts(hidden[-1]))
+                hidden.append(filled(self.settings.room, len(first), parts))
         return hidden
 
-    def head_gradient(self, ids: Tensor, last: Tensor) -> Tensor:
+    def head_gradient(self, ids: Tensor, last: Hidden) -> Tensor:
         """ids (B, T), what leaves the last block (B, T, D) -> gradient (B, T, D) of sum log p(y), y drawn by it."""
         skeleton, device = self.subject.skeleton, self.settings.device
         names = [name for name, _ in skeleton.named_parameters() if not name.startswith(self.subject.blocks + ".")]
         draw = torch.Generator(device).manual_seed(self.settings.seed)
-        gradient = torch.empty_like(last)
+        gradient = torch.empty(last.shape)
         with materialized(skeleton, names, checked_reader(self.subject), device), torch.enable_grad():
-            for row in range(len(ids)):
+            for row, hidden in enumerate(last):
                 for places in torch.arange(ids.shape[1]).split(HEAD_TOKENS):
-                    part = last[row, places].unsqueeze(0).to(device).requires_grad_()
+                    part = hidden[places].unsqueeze(0).to(device).requires_grad_()
                     chances = self._logits(ids[row, places].unsqueeze(0).to(device), part).log_softmax(-1)
                     drawn = torch.multinomial(chances.detach().exp(), 1, generator=draw)
                     chances.gather(1, drawn).sum().backward()
                     gradient[row, places] = part.grad[0].cpu()
         return gradient
 
-    def backward(self, index: int, inputs: Tensor, gradient: Tensor) -> Tensor:
+    def backward(self, index: int, inputs: Hidden, gradient: Tensor) -> Tensor:
         """inputs of block `index`, gradient of what leaves it -> gradient of what enters it, (B, T, D) each."""
         before = torch.empty_like(gradient)
         with self._block(index) as names, self._watched(index, names), torch.enable_grad():
-            for filled, part, outer in zip(*map(self._parts, (before, inputs, gradient)), strict=True):
+            for made, part, outer in zip(*map(self._parts, (before, inputs, gradient)), strict=True):
                 x = part.to(self.settings.device, copy=True).requires_grad_()
                 self._called(index, x).backward(outer.to(x.device))
-                filled.copy_(x.grad)
+                made.copy_(x.grad)
         return before
 
-    def _parts(self, stream: Tensor) -> tuple[Tensor, ...]:
+    def _parts(self, stream: Hidden) -> Iterable[Tensor]:
         """stream (B, T, D) in batches."""
         return stream.split(self.calls.batch)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from omniq.calibrate.ranks import Ranks
 
 
 class Statistic(Protocol):
@@ -15,6 +18,9 @@ class Statistic(Protocol):
 
     def update(self, x: Tensor) -> None:
         """x (M, K), the rows of one batch."""
+
+    def combine(self, ranks: Ranks) -> None:
+        """Takes in what the other processes saw, once, after the last batch."""
 
 
 class AbsMax:
@@ -28,17 +34,36 @@ class AbsMax:
         seen = x.abs().amax(0)
         self.value = seen if self.value is None else torch.maximum(self.value, seen)
 
+    def combine(self, ranks: Ranks) -> None:
+        """The largest of all."""
+        found = ranks.tensors(self.value)
+        self.value = torch.stack(found).amax(0) if found else None
+
 
 class MidRange:
     """value (K,): exponential average over batches (0.99 old, 0.01 new) of each channel's (max + min) / 2."""
 
     def __init__(self) -> None:
-        self.value: Tensor | None = None
+        self._seen: list[Tensor] = []
 
     def update(self, x: Tensor) -> None:
         """x (M, K)."""
-        seen = (x.amax(0) + x.amin(0)) / 2
-        self.value = seen if self.value is None else 0.99 * self.value + 0.01 * seen
+        self._seen.append((x.amax(0) + x.amin(0)) / 2)
+
+    def combine(self, ranks: Ranks) -> None:
+        """All batches in their order: the first of every process, then the second of every process."""
+        turns = zip_longest(*ranks.tensors(torch.stack(self._seen) if self._seen else None))
+        self._seen = [one for turn in turns for one in turn if one is not None]
+
+    @property
+    def value(self) -> Tensor | None:
+        """The average (K,); None when no row arrived."""
+        if not self._seen:
+            return None
+        found = self._seen[0]
+        for seen in self._seen[1:]:
+            found = 0.99 * found + 0.01 * seen
+        return found
 
 
 class Moments:
@@ -57,6 +82,11 @@ class Moments:
         self._gram.addmm_(x.T, x)
         self._abs += x.abs().sum(0)
         self.rows += x.shape[0]
+
+    def combine(self, ranks: Ranks) -> None:
+        """The sums over all."""
+        self._gram, self._abs = ranks.sum(self._gram), ranks.sum(self._abs)
+        self.rows = sum(ranks.gathered(self.rows))
 
     def gram(self, k: int) -> Tensor:
         """Sum of outer products (K, K); zeros when no row arrived (an expert that no token chose)."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from omniq.calibrate.hidden import Hidden
 from omniq.calibrate.pieces.block import LearnableBlock
+from omniq.calibrate.pieces.let import Params
+from omniq.calibrate.ranks import ALONE, Ranks
 from omniq.calibrate.view import BlockView
 from omniq.errors import UsageError
 
@@ -41,23 +45,34 @@ SINK = 16.0
 8; the first token of a sequence reaches 80 to 25,000, up to 99 % of the whole loss (SmolLM2, block 15)."""
 
 
-def counted(target: Tensor, skip_sinks: bool) -> Tensor:
+def counted(target: Hidden, skip_sinks: bool, ranks: Ranks = ALONE) -> Tensor:
     """target (B, T, D) -> (B, T, 1): 1 for tokens that count in the loss, 0 for sinks when they are skipped."""
-    power = target.square().mean(-1, keepdim=True)
+    power = torch.cat([part.square().mean(-1, keepdim=True) for part in target.split(1)])
     if not skip_sinks:
         return torch.ones_like(power)
-    return (power <= SINK * power.median()).float()
+    return (power <= SINK * torch.cat(ranks.tensors(power)).median()).float()
 
 
-def minimize(view: BlockView, block: LearnableBlock, training: Training, augmented: Tensor | None) -> None:
+def left_out(counts: Tensor, ranks: Ranks) -> int:
+    """How many tokens, of all samples, counted() (B, T, 1) leaves out."""
+    return sum(ranks.gathered(int((counts == 0).sum())))
+
+
+def judges(view: BlockView) -> Tensor:
+    """Which of this process's samples (b,) judge an iterate: MEASURED of all at most."""
+    count = sum(view.ranks.gathered(len(view.inputs)))
+    return view.ranks.own(torch.linspace(0, count - 1, min(MEASURED, count)).round().long())
+
+
+def minimize(view: BlockView, block: LearnableBlock, training: Training, augmented: Hidden | None) -> None:
     """Trains `block` so that it maps view.inputs to view.target (and to `augmented`, if given), both (B, T, D).
 
     Loss: mean squared error, float32, divided by its first value so that step sizes do not depend on the block's
     magnitude. A step with a non-finite loss or gradient is skipped and counted; the best iterate is what remains.
     """
     targets = [view.target] if augmented is None else [view.target, augmented]
-    chosen = torch.linspace(0, view.inputs.shape[0] - 1, min(MEASURED, view.inputs.shape[0])).round().long()
-    streams = [view.inputs, counted(view.target, training.skip_sinks), *targets]
+    streams = [view.inputs, counted(view.target, training.skip_sinks, view.ranks), *targets]
+    chosen = judges(view)
     samples = [stream[chosen] for stream in streams]
     first = best = _measured(view, block, samples)
     kept = block.snapshot()
@@ -69,7 +84,10 @@ def minimize(view: BlockView, block: LearnableBlock, training: Training, augment
             if loss < best or not torch.isfinite(best):
                 best, kept = loss, block.snapshot()
         block.restore(kept)
-    power = sum(_mean_square(t, samples[1]) for t in samples[2:])
+        view.trace.trouble.kept_start = bool(training.epochs) and best is first
+    view.trace.trouble.sinks = left_out(streams[1], view.ranks)
+    size = samples[1].sum() * samples[2].shape[-1]
+    power = sum(view.ranks.mean(float((t.square() * samples[1]).sum()), float(size)) for t in samples[2:])
     view.trace.before, view.trace.after = float(first / power), float(best / power)
 
 
@@ -81,37 +99,51 @@ def _optimizer(block: LearnableBlock, training: Training) -> torch.optim.AdamW:
 
 
 def _epoch(
-    view: BlockView, block: LearnableBlock, optimizer: torch.optim.AdamW, streams: list[Tensor], first: Tensor
+    view: BlockView, block: LearnableBlock, optimizer: torch.optim.AdamW, streams: list[Hidden], first: Tensor
 ) -> None:
     unit = first.clamp(min=torch.finfo(torch.float32).tiny) if torch.isfinite(first) else torch.ones(())
-    for inputs, counts, *wanted in view.batches(*streams):
+    params = block.parameters()
+    for batch in _turns(view, streams):
         optimizer.zero_grad(set_to_none=True)
-        loss = _loss(view.call(inputs, block.effective()), counts, wanted) / unit
-        if torch.isfinite(loss):
-            loss.backward()
-            finite = all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in block.parameters())
-            if finite:
+        loss = None if batch is None else _loss_of(view, block.effective(), *batch) / unit
+        counted = view.ranks.sum(None if batch is None else batch[1].sum())
+        if view.ranks.all(loss is None or bool(torch.isfinite(loss))):
+            if loss is not None:
+                (loss / counted.clamp(min=1)).backward()
+            for param, grad in zip(params, view.ranks.sums([param.grad for param in params]), strict=True):
+                param.grad = grad
+            if all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in params):
                 optimizer.step()
                 block.project()
                 continue
         view.trace.skipped_steps += 1
 
 
-def _loss(out: Tensor, counts: Tensor, wanted: list[Tensor]) -> Tensor:
-    """out and each wanted target (b, T, D) -> sum of mean squared errors over the tokens that count (b, T, 1)."""
-    return sum(_mean_square(out - target.to(out.device), counts.to(out.device)) for target in wanted)
+def _turns(view: BlockView, streams: list[Hidden]) -> Iterator[tuple[Tensor, ...] | None]:
+    """Batches of this process's samples, then None while others still have some."""
+    own = -(-len(streams[1]) // view.calls.batch)
+    most = max(view.ranks.gathered(own))
+    yield from view.batches(*streams)
+    yield from [None] * (most - own)
 
 
-def _mean_square(x: Tensor, counts: Tensor) -> Tensor:
-    return (x.square() * counts).sum() / (counts.sum().clamp(min=1) * x.shape[-1])
+def _loss_of(view: BlockView, params: Params, inputs: Tensor, counts: Tensor, *wanted: Tensor) -> Tensor:
+    """The loss of one batch (b, T, D) through the block with these parameters."""
+    return _loss(view.call(inputs, params), counts, wanted)
+
+
+def _loss(out: Tensor, counts: Tensor, wanted: Sequence[Tensor]) -> Tensor:
+    """out and each wanted target (b, T, D) -> mean squared errors summed over the tokens that count (b, T, 1)."""
+    errors = (((out - target.to(out.device)).square() * counts.to(out.device)).sum() for target in wanted)
+    return sum(errors) / out.shape[-1]
 
 
 @torch.no_grad()
 def _measured(view: BlockView, block: LearnableBlock, samples: list[Tensor]) -> Tensor:
     """Mean loss over the samples, as the final block would have it."""
     effective = block.effective()
-    total, count = torch.zeros(()), 0
-    for inputs, counts, *wanted in view.batches(*samples):
-        total += _loss(view.call(inputs, effective), counts, wanted).cpu() * inputs.shape[0]
-        count += inputs.shape[0]
-    return total / count
+    total, count = 0.0, 0.0
+    for batch in view.batches(*samples):
+        total += float(_loss_of(view, effective, *batch))
+        count += float(batch[1].sum())
+    return torch.tensor(view.ranks.mean(total, count))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omniq.calibrate.pieces.block import LearnableBlock
-from omniq.calibrate.training import MEASURED, counted
+from omniq.calibrate.training import counted, judges, left_out
 from omniq.calibrate.view import BlockView
 from omniq.errors import UsageError
 
@@ -43,13 +43,14 @@ class Tuning:
 
 def tune(view: BlockView, block: LearnableBlock, tuning: Tuning) -> None:
     """Trains `block` so that it maps view.inputs to view.target, both (B, T, D)."""
-    streams = [view.inputs, view.target, counted(view.target, tuning.skip_sinks)]
-    chosen = torch.linspace(0, len(view.inputs) - 1, min(MEASURED, len(view.inputs))).round().long()
+    streams = [view.inputs, view.target, counted(view.target, tuning.skip_sinks, view.ranks)]
+    chosen = judges(view)
     samples = [stream[chosen] for stream in streams]
     first = best = _measured(view, block, samples, tuning.drop)
     kept = block.snapshot()
     rates = [(block.offsets(), tuning.offset_lr), (block.grid_parameters(), tuning.range_lr)]
-    for step, rows in enumerate(_rows(len(view.inputs), tuning, view.seed)):
+    count = sum(view.ranks.gathered(len(view.inputs)))
+    for step, rows in enumerate(map(view.ranks.own, steps(count, tuning.steps, tuning.batch, view.seed))):
         left = 1 - step / tuning.steps
         if _gradients(view, block, [stream[rows] for stream in streams], tuning.drop):
             _descend(rates, left)
@@ -60,16 +61,25 @@ def tune(view: BlockView, block: LearnableBlock, tuning: Tuning) -> None:
             if loss < best or not torch.isfinite(best):
                 best, kept = loss, block.snapshot()
     block.restore(kept)
-    power = (samples[1].square() * samples[2]).sum() / (samples[2].sum().clamp(min=1) * samples[1].shape[-1])
+    view.trace.trouble.kept_start = bool(tuning.steps) and best is first
+    view.trace.trouble.sinks = left_out(streams[2], view.ranks)
+    size = samples[2].sum() * samples[1].shape[-1]
+    power = view.ranks.mean(float((samples[1].square() * samples[2]).sum()), float(size))
     view.trace.before, view.trace.after = float(first / power), float(best / power)
 
 
-def _rows(count: int, tuning: Tuning, seed: int) -> Iterator[Tensor]:
-    """Which sequences each step sees: all of them in a random order, then in another one."""
+def steps(count: int, wanted: int, batch: int, seed: int) -> Iterator[Tensor]:
+    """Which sequences (b,) of `count` each of `wanted` steps sees: all in a random order, then in another one.
+
+    Every step takes one of each `batch`-th of them, so that processes which hold every n-th have equal work.
+    """
     generator = torch.Generator().manual_seed(seed)
-    wanted = tuning.steps * tuning.batch
-    orders = [torch.randperm(count, generator=generator) for _ in range(-(-wanted // count))]
-    yield from torch.cat(orders)[:wanted].view(tuning.steps, tuning.batch) if orders else ()
+    strata = [torch.arange(first, count, batch) for first in range(min(batch, count))]
+    orders = []
+    for rows in strata:
+        passes = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-wanted // len(rows)))]
+        orders.append(torch.cat([*passes, rows[:0]])[:wanted])
+    yield from torch.stack(orders, 1)
 
 
 def _gradients(view: BlockView, block: LearnableBlock, streams: Sequence[Tensor], drop: float) -> bool:
@@ -82,14 +92,19 @@ def _gradients(view: BlockView, block: LearnableBlock, streams: Sequence[Tensor]
     effective = block.effective()
     moving = {name: tensor for name, tensor in effective.items() if tensor.requires_grad}
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in moving.items()}
+    fine = True
     for inputs, target, counts in view.batches(*streams):
         loss = _loss(view.call(inputs, effective | leaves), target, counts, drop)
-        if not torch.isfinite(loss):
-            return False
+        fine = fine and bool(torch.isfinite(loss))
+        if not fine:
+            break
         loss.backward()
+    if not view.ranks.all(fine):
+        return False
     # An expert that no token of the step chose has no gradient.
-    reached = [name for name, leaf in leaves.items() if leaf.grad is not None]
-    torch.autograd.backward([moving[name] for name in reached], [leaves[name].grad for name in reached])
+    summed = dict(zip(leaves, view.ranks.sums([leaf.grad for leaf in leaves.values()]), strict=True))
+    reached = [name for name, grad in summed.items() if grad is not None]
+    torch.autograd.backward([moving[name] for name in reached], [summed[name] for name in reached])
     return all(bool(torch.isfinite(p.grad).all()) for p in block.parameters() if p.grad is not None)
 
 
@@ -103,20 +118,24 @@ def _descend(rates: Sequence[tuple[Sequence[Tensor], float]], left: float) -> No
 
 
 def _loss(out: Tensor, target: Tensor, counts: Tensor, drop: float) -> Tensor:
-    """out, target (b, T, D), counts (b, T, 1) -> mean squared error over what counts, without the largest errors."""
-    error = (out - target.to(out.device)).square() * counts.to(out.device)
-    largest = int(drop * error.numel())
+    """out, target (b, T, D), counts (b, T, 1) -> mean squared errors over what counts, summed over the sequences.
+
+    Of each sequence the largest errors are left out, so that it does not matter which are run together.
+    """
+    counts = counts.to(out.device)
+    error = ((out - target.to(out.device)).square() * counts).flatten(1)
+    largest = int(drop * error.shape[1])
     if largest:
-        bound = error.detach().flatten().kthvalue(error.numel() - largest).values
+        bound = error.detach().kthvalue(error.shape[1] - largest, dim=1, keepdim=True).values
         error = error * (error.detach() <= bound)
-    return error.sum() / (counts.sum().clamp(min=1) * out.shape[-1])
+    return (error.sum(1) / (counts.flatten(1).sum(1).clamp(min=1) * out.shape[-1])).sum()
 
 
 @torch.no_grad()
 def _measured(view: BlockView, block: LearnableBlock, samples: Sequence[Tensor], drop: float) -> Tensor:
     """Mean loss over the samples, as the final block would have it."""
-    effective, total, count = block.effective(), torch.zeros(()), 0
+    effective, total, count = block.effective(), 0.0, 0
     for inputs, target, counts in view.batches(*samples):
-        total += _loss(view.call(inputs, effective), target, counts, drop).cpu() * len(inputs)
+        total += float(_loss(view.call(inputs, effective), target, counts, drop))
         count += len(inputs)
-    return total / count
+    return torch.tensor(view.ranks.mean(total, count))

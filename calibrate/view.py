@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,10 @@ from torch import Tensor, nn
 from omniq.attention import set_attention
 from omniq.calibrate.capture import BlockCalls
 from omniq.calibrate.heads import Heads
+from omniq.calibrate.hidden import Hidden, Room, filled, in_memory
+from omniq.calibrate.ranks import ALONE, Ranks
 from omniq.calibrate.stats import Statistic, watching
+from omniq.calibrate.trouble import Trouble
 from omniq.grid import fake_quantize_tokens
 from omniq.models.adapter import Adapter
 from omniq.spec import ActSpec, LinearSpec
@@ -52,12 +57,12 @@ def quantized_inputs(module: nn.Module, specs: Mapping[str, LinearSpec]) -> Iter
 
 
 @contextmanager
-def noting_reached(module: nn.Module, names: Iterable[str]) -> Iterator[set[str]]:
-    """While open, collects which of the named linears are given at least one token."""
-    reached: set[str] = set()
+def noting_reached(module: nn.Module, names: Iterable[str]) -> Iterator[Counter[str]]:
+    """While open, counts the tokens that each of the named linears is given."""
+    reached: Counter[str] = Counter()
 
     def note(name: str) -> Callable[..., None]:
-        return lambda _module, args: reached.add(name) if args[0].numel() else None
+        return lambda _module, args: reached.update({name: args[0].shape[:-1].numel()})
 
     handles = [module.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
     try:
@@ -77,13 +82,15 @@ class Trace:
     """What happened in a block.
 
     before, after: loss relative to the target's power. skipped_steps: training steps that were not finite. unreached:
-    linears that no calibration token reached (experts never chosen), whose numbers rest on the weights alone.
+    linears that no calibration token reached (experts never chosen), whose numbers rest on the weights alone. trouble:
+    what else was out of the ordinary.
     """
 
     before: float | None = None
     after: float | None = None
     skipped_steps: int = 0
     unreached: tuple[str, ...] = ()
+    trouble: Trouble = field(default_factory=Trouble)
 
 
 @dataclass
@@ -94,7 +101,7 @@ class BlockView:
     inputs: what the quantised predecessors produced (B, T, D). target: the original block on the original model's
     stream (B, T, D). augmented: the original block on `inputs`, made on demand. All three are None without data.
     storage: dtype of scales in the checkpoint. attention: grid of q, k, v inside attention. floats: dtype of what is
-    not quantised; None: as scales.
+    not quantised; None: as scales. room: makes place for hidden states. ranks: the processes that share the samples.
     """
 
     index: int
@@ -104,14 +111,16 @@ class BlockView:
     adapter: Adapter | None
     heads: Heads | None
     calls: BlockCalls | None
-    inputs: Tensor | None
-    target: Tensor | None
+    inputs: Hidden | None
+    target: Hidden | None
     storage: torch.dtype
     attention: ActSpec | None
     autocast: torch.dtype | None
     seed: int
     trace: Trace = field(default_factory=Trace)
     floats: torch.dtype | None = None
+    room: Room = in_memory
+    ranks: Ranks = ALONE
 
     def linear(self, name: str) -> nn.Linear:
         """A linear layer by its name inside the block."""
@@ -125,7 +134,11 @@ class BlockView:
         """While open, linears quantise their inputs and attention its q, k and v, as at run time."""
         return activation_grids(self.module, self.specs, self.attention)
 
-    def batches(self, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    def batch_count(self) -> int:
+        """How many batches all processes have together."""
+        return sum(self.ranks.gathered(-(-len(self.inputs) // self.calls.batch)))
+
+    def batches(self, *streams: Hidden) -> Iterator[tuple[Tensor, ...]]:
         """Aligned batches (b, T, D) of the given streams (B, T, D)."""
         return zip(*(stream.split(self.calls.batch) for stream in streams), strict=True)
 
@@ -142,26 +155,30 @@ class BlockView:
             return self.calls.forward(self.index, block, hidden.to(device)).float()
 
     @torch.no_grad()
-    def run(self, stream: Tensor) -> Tensor:
+    def run(self, stream: Hidden) -> Hidden:
         """stream (B, T, D) through the block as it stands -> (B, T, D) float32."""
-        out = torch.empty_like(stream)
-        for filled, (batch,) in zip(out.split(self.calls.batch), self.batches(stream), strict=True):
-            filled.copy_(self.call(batch))
-        return out
+        return filled(self.room, len(stream), (self.call(batch) for (batch,) in self.batches(stream)))
 
     @torch.no_grad()
     def observe(
         self,
-        stream: Tensor,
+        stream: Hidden,
         inputs: Mapping[str, Iterable[Statistic]],
         outputs: Mapping[str, Iterable[Statistic]] | None = None,
     ) -> None:
-        """Feeds statistics with inputs and outputs of submodules while `stream` (B, T, D) runs through the block."""
+        """Feeds statistics with inputs and outputs of submodules while `stream` (B, T, D) runs through the block.
+
+        In the end they hold what all processes saw.
+        """
         with watching(self.module, dict(inputs), dict(outputs or {})):
-            self.run(stream)
+            for (batch,) in self.batches(stream):
+                self.call(batch)
+        stats = chain(*inputs.values(), *(outputs or {}).values())
+        for stat in {id(stat): stat for stat in stats}.values():
+            stat.combine(self.ranks)
 
     @torch.no_grad()
-    def observe_input(self, stream: Tensor, name: str, stat: Statistic) -> None:
+    def observe_input(self, stream: Hidden, name: str, stat: Statistic) -> None:
         """Feeds one statistic with the input of one linear; each batch stops there, since nothing after it matters."""
 
         def feed(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -175,9 +192,10 @@ class BlockView:
             with suppress(_Reached):
                 self.call(batch)
         handle.remove()
+        stat.combine(self.ranks)
 
     def reading_order(self) -> list[list[str]]:
-        """Linears grouped by the tensor they read, in the order the block computes them; from one batch."""
+        """Linears grouped by the tensor they read, in the order the block computes them; from the first batch."""
         seen: list[tuple[Tensor, list[str]]] = []
 
         def note(name: str) -> Callable[..., None]:
@@ -191,10 +209,10 @@ class BlockView:
 
         handles = [self.linear(name).register_forward_pre_hook(note(name)) for name in self.specs]
         with torch.no_grad():
-            self.call(self.inputs[: self.calls.batch])
+            self.call(next(iter(self.inputs.split(self.calls.batch))))
         for handle in handles:
             handle.remove()
-        order = [names for _, names in seen]
+        order = self.ranks.told([names for _, names in seen])
         reached = {name for names in order for name in names}
         return order + [[name] for name in self.specs if name not in reached]
 

@@ -22,6 +22,7 @@ from omniq.eval.windows import EvalSpec
 from omniq.eval.windows import windows as windows_of
 from omniq.evaluation import Place, Quality, loaded_pair, measured, recorded_bits
 from omniq.events import Listener, ignore
+from omniq.memory import budget_of
 from omniq.recipe import Recipe
 from omniq.report import Report
 from omniq.runtime import load
@@ -158,6 +159,7 @@ def quantize(
     eval_windows: int = EvalSpec.windows,
     eval_length: int = EvalSpec.length,
     device: str | torch.device = "auto",
+    max_memory: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
@@ -171,8 +173,8 @@ def quantize(
     scheme: 'W4A16g128' and the like. data: 'self', a .txt, .jsonl or .parquet file, a hub data set, a list of texts, or
     token ids (B, T) int64. out: the folder to write, where the same call goes on after an interruption. config: a
     recipe's name, file or object, over which goes all that is given besides. tokenizer: of a model in memory; token ids
-    need none. eval: a text to compare the result with the original on. progress: show it as the command does.
-    options: of the preset, such as epochs=5.
+    need none. eval: a text to compare the result with the original on. max_memory: what the run may hold, such as
+    '16GB'. progress: show it as the command does. options: of the preset, such as epochs=5.
     """
     given = locals().copy()
     memory = given_data(data)
@@ -180,7 +182,7 @@ def quantize(
     spec = None if eval is None else EvalSpec(Path(eval), eval_windows, eval_length)
     reads, trust = spec is not None or not isinstance(memory, Tensor), trust_remote_code
     shared: dict[str, Any] = {"overwrite": overwrite, "revision": revision, "trust_remote_code": trust}
-    shared["device"] = device_named(str(device))
+    shared |= {"device": device_named(str(device)), "max_memory": budget_of(max_memory)}
     with placed(out) as folder, hf.hushed():
         check_free(folder, overwrite)
         with named(model, tokenizer, folder, reads) as name, told(progress, on_event) as tell:

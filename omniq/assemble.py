@@ -16,7 +16,7 @@ from omniq.shards import Source, write_bytes, write_model, write_text
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", *LICENCES)
-NOT_COPIED = ("config.json", "model.safetensors.index.json", "report.json")
+NOT_COPIED = ("config.json", "model.safetensors.index.json", "report.json", "metrics.jsonl")
 
 
 def entries(source: Reader, blocks: list[Reader], replaced: set[str]) -> Iterator[Source]:
@@ -45,9 +45,17 @@ def write_folder(
     write_config(result, config)
     try:
         for path in copied_files(folder):
-            write_bytes(result / path.name, path.read_bytes())
+            write_bytes(result / path.name, _whole(path))
     except OSError as error:
         raise ModelError(f"cannot read the tokenizer files of {folder}: {error.strerror}") from None
+
+
+def _whole(path: Path) -> bytes:
+    """The bytes of a file; ModelError when there are fewer than it says it has."""
+    raw = path.read_bytes()
+    if len(raw) < path.stat().st_size:
+        raise ModelError(f"{path} became shorter while it was read; copy the file again")
+    return raw
 
 
 def copied_files(folder: Path) -> list[Path]:

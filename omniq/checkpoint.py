@@ -6,7 +6,7 @@ Tensors are read into fresh memory, never mapped: a model larger than the memory
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,8 @@ from omniq.header import MAX_HEADER_BYTES, Header, TensorInfo, json_object, read
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 HASH_READ_BYTES = 1 << 20
+PART = 1 << 26
+"""Bytes of a tensor that are read together where it is read in parts."""
 LOOKED_AT = 1 << 22
 """Values that are checked together: a mask of a whole tensor would be half as large as the tensor."""
 
@@ -50,20 +52,35 @@ class Reader:
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own."""
+        info = self.info(name)
+        flat = self._bytes(name, 0, info.nbytes)
+        return flat.view(info.dtype).view(info.shape)
+
+    def parts(self, name: str) -> Iterator[Tensor]:
+        """The bytes of one tensor, PART at a time."""
+        total = self.info(name).nbytes
+        return (self._bytes(name, first, min(PART, total - first)) for first in range(0, total, PART))
+
+    def place(self, name: str) -> tuple[Path, int]:
+        """The file of one tensor, and the byte where it begins."""
         path = self._file(name)
-        entry = self._headers[path].entries[name]
-        flat = torch.empty(entry.info.nbytes, dtype=torch.uint8)
+        return path, self._headers[path].entries[name].start
+
+    def _bytes(self, name: str, first: int, count: int) -> Tensor:
+        """Some bytes of one tensor, uint8."""
+        path, start = self.place(name)
+        flat = torch.empty(count, dtype=torch.uint8)
         try:
             with path.open("rb", buffering=0) as file:
-                file.seek(entry.start)
+                file.seek(start + first)
                 filled = _fill(file, memoryview(flat.numpy()))
         except OSError as error:
             raise ModelError(f"cannot read tensor {name!r} from {path}: {error.strerror}") from None
-        if filled < entry.info.nbytes:
+        if filled < count:
             raise ModelError(
                 f"{path} became shorter while it was read: tensor {name!r} is cut off; copy the file again"
             )
-        return flat.view(entry.info.dtype).view(entry.info.shape)
+        return flat
 
     def files(self) -> tuple[Path, ...]:
         """The files the tensors are in."""

@@ -9,14 +9,21 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from omniq.header import TensorInfo
 from omniq.qtensor import QTensor
 
 
 def tensor_digest(tensor: Tensor) -> str:
     """A hash of a tensor's dtype, shape and values."""
-    raw = tensor.detach().contiguous().cpu()
-    digest = hashlib.blake2b(f"{raw.dtype}{tuple(raw.shape)}".encode(), digest_size=16)
-    digest.update(memoryview(raw.view(-1).view(torch.uint8).numpy()))
+    return parts_digest(TensorInfo(tensor.dtype, tuple(tensor.shape)), (tensor,))
+
+
+def parts_digest(info: TensorInfo, parts: Iterable[Tensor]) -> str:
+    """tensor_digest() of a tensor given in parts, one after another."""
+    digest = hashlib.blake2b(f"{info.dtype}{info.shape}".encode(), digest_size=16)
+    for part in parts:
+        raw = part.detach().contiguous().cpu()
+        digest.update(memoryview(raw.view(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
@@ -25,7 +32,7 @@ def weight_digest(q: QTensor) -> str:
     return tensor_digest(q.dequantize(torch.float32))
 
 
-def content_digest(tensors: Iterable[tuple[str, Tensor]], facts: Mapping[str, str]) -> str:
-    """A hash of named tensors, in any order, and of the text kept with them."""
-    named = sorted((name, tensor_digest(tensor)) for name, tensor in tensors)
-    return hashlib.blake2b(json.dumps([named, sorted(facts.items())]).encode(), digest_size=16).hexdigest()
+def content_digest(digests: Mapping[str, str], facts: Mapping[str, str]) -> str:
+    """A hash of named tensors, by their digests, and of the text kept with them."""
+    named = [sorted(digests.items()), sorted(facts.items())]
+    return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()

@@ -50,6 +50,12 @@ class OutputError(OmniqError):
     exit_code = 7
 
 
+class RankError(OmniqError):
+    """Another of the processes that share a job has stopped or cannot be reached."""
+
+    exit_code = 11
+
+
 class HubError(OmniqError):
     """The hub cannot be reached, or does not let this user do that."""
 

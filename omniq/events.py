@@ -20,7 +20,10 @@ class BlockDone:
     """Block `index` of `blocks` (from 0) is finished and stored.
 
     loss_before, loss_after: its calibration loss at the start and at the end, None for a method that has none.
-    skipped_steps: steps left out because their loss was not finite.
+    skipped_steps: steps left out because their loss was not finite. met: what else was out of the ordinary, in a few
+    words each. error: of the hidden states after the block, relative to their power; None without data. unreached: how
+    many of its linears no token reached. peak_memory, device_peak: the most bytes that the process held so far, on the
+    host and on an accelerator; None: not known, and none there.
     """
 
     index: int
@@ -29,6 +32,11 @@ class BlockDone:
     loss_before: float | None = None
     loss_after: float | None = None
     skipped_steps: int = 0
+    met: tuple[str, ...] = ()
+    error: float | None = None
+    unreached: int = 0
+    peak_memory: int | None = None
+    device_peak: int | None = None
 
 
 @dataclass(frozen=True)

@@ -69,14 +69,24 @@ def minmax_grid(weight: Tensor, spec: QuantSpec, dtype: torch.dtype) -> tuple[Te
     return affine_grid(*extrema(weight, spec), spec, dtype)
 
 
+def check_finite(weight: Tensor, scales: Tensor) -> None:
+    """Raises ModelError where a weight (N, K), or one of its stored scales (N, G), is no number."""
+    if not torch.isfinite(weight).all():
+        raise ModelError(
+            f"a weight of shape {tuple(weight.shape)} has NaN or infinite values; it cannot be quantised, so check the "
+            "model"
+        )
+    if not torch.isfinite(scales).all():
+        raise ModelError(
+            f"a weight of shape {tuple(weight.shape)} is as large as {float(weight.abs().max()):.1e} and needs scales "
+            f"beyond {scales.dtype}; use --format compressed-tensors, on a copy of the model stored in bfloat16"
+        )
+
+
 def encode(weight: Tensor, scales: Tensor, zeros: Tensor, spec: QuantSpec, dtype: torch.dtype) -> QTensor:
     """weight (N, K) on a given grid (N, G) -> QTensor with scales stored as `dtype`."""
     stored = scales.to(dtype)
-    if not torch.isfinite(stored).all() or not torch.isfinite(weight).all():
-        raise ModelError(
-            f"a weight of shape {tuple(weight.shape)} has NaN or infinite values, or scales beyond {dtype}; it cannot "
-            "be quantised, so check the model"
-        )
+    check_finite(weight, stored)
     groups = grouped(weight.float(), spec)
     codes = (groups / stored.float().unsqueeze(-1)).round() + zeros.unsqueeze(-1)
     codes = codes.clamp(0, spec.qmax).to(torch.uint8).view(weight.shape)

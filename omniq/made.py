@@ -26,7 +26,7 @@ from omniq.mixed import allocation_in_words
 from omniq.planning import bits_per_weight, notes, table_of
 from omniq.recipe import Recipe
 from omniq.report import Report
-from omniq.reporting.gathered import block_records, tuning
+from omniq.reporting.gathered import block_records, tuning, tuning_skipped
 from omniq.reporting.record import Record
 from omniq.spec import LinearSpec
 from omniq.text import is_local
@@ -175,6 +175,7 @@ class Made:
             notices=tuple(map(self.without_place, work.told())),
             notes=tuple(notes(self.model, self.recipe)),
             tuned=tuning(work),
+            tuned_skipped=tuning_skipped(work),
             quality=None if quality is None else quality.to_dict(),
             blocks=block_records(work, self.blocks(), {name: shape(name) for name in self.specs}),
         )

@@ -1,14 +1,73 @@
-"""Peak memory of this process, on the host and on an accelerator."""
+"""Memory of this process and of the machine: peaks so far, what is free, and what a run may use."""
 
 from __future__ import annotations
 
+import re
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from omniq.errors import UsageError
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MACHINE = Path("/proc/meminfo")
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 RESET_PEAK = "5"
+UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that a run may hold on the host and on an accelerator; None: what there is."""
+
+    host: int | None = None
+    device: int | None = None
+
+
+EVERYTHING = Budget()
+
+
+def budget_of(text: str | None) -> Budget:
+    """'16GB', or 'cpu=64GB,cuda=22GB' -> Budget; K, M, G and T are powers of 1024. None: what there is."""
+    if text is None:
+        return EVERYTHING
+    if "=" not in text:
+        return Budget(host=amount(text, text))
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name.strip() not in ("cpu", "cuda") or name.strip() in found:
+            raise UsageError(f"max_memory is {text!r}; give an amount such as 16GB, or cpu=64GB,cuda=22GB")
+        found[name.strip()] = amount(value, text)
+    return Budget(found.get("cpu"), found.get("cuda"))
+
+
+def amount(text: str, whole: str) -> int:
+    """'1.5GB' -> bytes."""
+    found = AMOUNT.fullmatch(text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"max_memory is {whole!r}; give an amount such as 16GB, or cpu=64GB,cuda=22GB")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def in_units(count: int) -> str:
+    """1610612736 -> '1.5GB': as budget_of() reads it."""
+    unit = next((unit for unit in "TGM" if count >= UNITS[unit]), "K")
+    return f"{count / UNITS[unit]:.1f}{unit}B"
+
+
+def available() -> int:
+    """Bytes of main memory that are free for this process, by the machine and by the limits it is under."""
+    found = [1 << 62]
+    if MACHINE.is_file():
+        found.append(int(MACHINE.read_text().partition("MemAvailable:")[2].split()[0]) * 1024)
+    for path in LIMITS:
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            found.append(int(text))
+    return min(found)
 
 
 def peak_resident() -> int:

@@ -37,6 +37,7 @@ def packed(
         "loss_after": str(block.trace.after),
         "skipped_steps": str(block.trace.skipped_steps),
         "unreached": json.dumps(block.trace.unreached),
+        "trouble": json.dumps(asdict(block.trace.trouble)),
         "fidelity": json.dumps({name: asdict(one) for name, one in block.fidelity.items()}),
     }
     return tensors, facts

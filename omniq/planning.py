@@ -9,12 +9,13 @@ from math import gcd
 from torch import nn
 
 from omniq.calibrate.data import SELF
-from omniq.calibrate.endtoend import memory
-from omniq.costs import START_SECONDS, Sizes, cost, sizes
+from omniq.costs import START_SECONDS, cost, sizes
 from omniq.errors import UnsupportedError, UsageError
+from omniq.footprint import placement
 from omniq.formats.base import FORMATS
 from omniq.hf import OpenModel, check_tokenizer
-from omniq.mixed import average_bits, check_mixed, sensing_memory
+from omniq.memory import EVERYTHING, Budget
+from omniq.mixed import average_bits, check_mixed
 from omniq.models.adapter import ADAPTERS
 from omniq.recipe import Recipe
 from omniq.report import Plan
@@ -24,7 +25,6 @@ from omniq.spec import FLOAT_BITS, LinearSpec, TableSpec, largest_divisor
 from omniq.text import documents
 from omniq.timing import Cost
 from omniq.vocab.planning import (
-    WORKING_BYTES,
     bits_with_tables,
     check_tables,
     loaders,
@@ -33,8 +33,6 @@ from omniq.vocab.planning import (
 )  # fmt: skip
 
 FLOAT32 = 4
-RUNTIME_BYTES = 450_000_000
-"""Python, torch and transformers themselves, measured on Linux x86-64 with the CPU build of torch."""
 
 
 def check(model: OpenModel, recipe: Recipe, has_tokens: bool = False) -> None:
@@ -105,32 +103,16 @@ def bits_per_weight(model: OpenModel, recipe: Recipe, specs: Mapping[str, Linear
     return bits_with_tables(linears, weights, model, table_of(model, recipe))
 
 
-def peak_memory(count: Sizes, recipe: Recipe, tables: int = 0, blocks: int = 1) -> int:
-    """Bytes: the libraries, and the larger of embedding the tokens and working on one block.
+def plan(
+    model: OpenModel, label: str, recipe: Recipe, size_before: int, speed: Cost, budget: Budget = EVERYTHING,
+    on_device: bool = False,
+) -> Plan:  # fmt: skip
+    """The plan of a run on an opened model; what it cannot do raises.
 
-    A block takes its weights in float32, and as much again three times for a preset that trains (effective weights,
-    their gradients, what backpropagation keeps); the two streams and the target are float32. tables: weights of the
-    embedding table and the output head, where they are quantised. blocks: how many; measuring sensitivity keeps the
-    stream before each. Tuning end to end holds the codes of all blocks.
+    speed: what this machine does in a second. budget: what the run may hold. on_device: an accelerator does the work.
     """
-    method = recipe.method()
-    block = FLOAT32 * count.largest_block * (2 if recipe.preset in ("rtn", "gptq") else 5)
-    if recipe.avg_bits is not None:
-        block = max(block, sensing_memory(recipe, count.largest_block, count.outside, count.hidden, blocks))
-    if method.finishing is not None:
-        width = max(recipe.scheme.weight.group_size, 0) or count.hidden
-        groups, words = count.linears // width, count.outside // count.hidden
-        shape = (count.linears, groups, count.largest_block, words, count.hidden, blocks, recipe.data.length)
-        block = max(block, memory(method.finishing, *shape))
-    if not method.needs_data:
-        return RUNTIME_BYTES + max(block, WORKING_BYTES * tables)
-    stream = FLOAT32 * recipe.data.samples * recipe.data.length * count.hidden
-    return RUNTIME_BYTES + max(FLOAT32 * count.outside + WORKING_BYTES * tables + stream, block + 5 * stream)
-
-
-def plan(model: OpenModel, label: str, recipe: Recipe, size_before: int, speed: Cost) -> Plan:
-    """The plan of a run on an opened model; what it cannot do raises. speed: what this machine does in a second."""
     check(model, recipe)
+    lives = placement(model, recipe, budget, on_device)
     count = sizes(model)
     bits = bits_per_weight(model, recipe)
     method, blocks = recipe.method(), len(model.skeleton.get_submodule(model.blocks))
@@ -147,12 +129,14 @@ def plan(model: OpenModel, label: str, recipe: Recipe, size_before: int, speed: 
         bits_per_weight=bits,
         size_before=size_before,
         size_after=size_after,
-        peak_memory=peak_memory(count, recipe, tables, blocks),
-        work_bytes=2 * size_after + (4 * stream if method.needs_data else 0),
+        peak_memory=lives.host,
+        work_bytes=2 * size_after + ((8 if lives.streams_on_disk else 4) * stream if method.needs_data else 0),
         seconds=START_SECONDS + cost(model, count, recipe).seconds(speed),
         loaders=loaders(model, FORMATS[recipe.format], planned_specs(model, recipe), table),
         notes=tuple(notes(model, recipe)),
         tables=table and str(table),
+        device_memory=lives.device,
+        lives=lives.sentences(recipe),
     )
 
 

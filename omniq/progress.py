@@ -33,8 +33,16 @@ def block_line(event: BlockDone, mean_seconds: float) -> str:
         parts.append(f"loss {before}{event.loss_after:.3g}")
     if event.skipped_steps:
         parts.append(f"{event.skipped_steps} steps skipped (loss not finite)")
+    parts += event.met
     parts += [duration(event.seconds), f"about {duration(left)} left" if left else "done"]
     return ", ".join(parts)
+
+
+def resumed_line(event: Started) -> str:
+    """Where an interrupted run goes on."""
+    if event.resumed_at == event.blocks:
+        return f"going on after block {event.blocks} of {event.blocks}; all blocks are done"
+    return f"going on at block {event.resumed_at + 1} of {event.blocks}; the earlier ones are done"
 
 
 @contextmanager
@@ -95,7 +103,7 @@ class ProgressReport(AbstractContextManager):
     def _started(self, event: Started) -> None:
         self._line(event.description)
         if event.resumed_at:
-            self._line(f"going on at block {event.resumed_at + 1} of {event.blocks}; the earlier ones are done")
+            self._line(resumed_line(event))
         if self.bar:
             self.bar.add_task("blocks", total=event.blocks, completed=event.resumed_at)
 

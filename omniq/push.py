@@ -28,20 +28,19 @@ from omniq.checkpoint import INDEX_FILE, Reader
 from omniq.errors import HubError, ModelError, OutputError, UsageError
 from omniq.header import json_object
 from omniq.reporting.folder import PAGE, RECORD, has_record, read_record
-from omniq.source import checked_folder, config_values, offline
+from omniq.reporting.metrics import METRICS
+from omniq.source import TRANSPORT, checked_folder, config_values, offline
 
 BELONGS = (
     "*.safetensors", "*.gguf", INDEX_FILE, "config.json", "generation_config.json", "quantize_config.json",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "spiece.model", "*.tiktoken",
     "tekken.json", "chat_template*", "preprocessor_config.json", "processor_config.json", "*.py", "*.jinja",
-    "README.md", RECORD, PAGE, "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", ".gitattributes",
+    "README.md", RECORD, PAGE, METRICS, "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", ".gitattributes",
 )  # fmt: skip
 """What a checkpoint folder may hold; anything else is named and refused rather than published."""
 
 SETTINGS = "config.json"
 UNAUTHORISED, FORBIDDEN = 401, 403
-TRANSPORT = HfHubHTTPError.__bases__[0]
-"""Whatever fails in the HTTP library that this release of huggingface_hub uses."""
 
 
 class Hub(Protocol):

@@ -13,7 +13,8 @@ class Plan:
     Sizes and memory are bytes. blocks, linears, parameters: how many the model has. work_bytes: disk used meanwhile.
     seconds: what the run takes on this machine, to within a factor of two or so. loaders: the runtimes that will load
     the result, one sentence each. notes: what else the user should know. tables: how embedding and head
-    are to be quantised.
+    are to be quantised. device_memory: on an accelerator, 0 without one. lives: where things are meanwhile, a sentence
+    each.
     """
 
     model: str
@@ -30,6 +31,8 @@ class Plan:
     loaders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tables: str | None = None
+    device_memory: int = 0
+    lives: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

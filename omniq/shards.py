@@ -17,7 +17,9 @@ from omniq.checkpoint import INDEX_FILE, SINGLE_FILE
 from omniq.errors import OutputError
 from omniq.header import TensorInfo, encode_header
 
-Source = tuple[str, TensorInfo, Callable[[], Tensor]]
+Values = Tensor | Iterable[Tensor]
+"""A tensor, or its parts one after another."""
+Source = tuple[str, TensorInfo, Callable[[], Values]]
 """A tensor to write: its name, what it is, and the function that makes it when its turn comes."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -150,11 +152,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_tensor(file: BinaryIO, name: str, info: TensorInfo, tensor: Tensor) -> None:
-    if tensor_info(tensor) != info:
-        raise ValueError(f"tensor {name!r} is {tensor_info(tensor)}, announced as {info}")
-    flat = tensor.detach().cpu().contiguous().view(-1)
-    _write_all(file, memoryview(flat.view(torch.uint8).numpy()))
+def _write_tensor(file: BinaryIO, name: str, info: TensorInfo, made: Values) -> None:
+    if isinstance(made, Tensor) and tensor_info(made) != info:
+        raise ValueError(f"tensor {name!r} is {tensor_info(made)}, announced as {info}")
+    written = 0
+    for part in (made,) if isinstance(made, Tensor) else made:
+        flat = part.detach().to("cpu", info.dtype).contiguous().view(-1)
+        _write_all(file, memoryview(flat.view(torch.uint8).numpy()))
+        written += flat.nbytes
+    if written != info.nbytes:
+        raise ValueError(f"tensor {name!r} came as {written} bytes, announced as {info}")
 
 
 def _write_all(file: BinaryIO, data: memoryview) -> None:

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from omniq.errors import ModelError, UsageError
+from omniq.errors import HubError, ModelError, UsageError
 from omniq.header import json_object
 
 # Never .bin or .pt: those are pickles, which run code when loaded.
@@ -27,6 +33,8 @@ HUB_FILES = (
     "NOTICE",
 )
 HUB_CODE = ("*.py",)
+TRANSPORT = HfHubHTTPError.__bases__[0]
+"""Whatever fails in the HTTP library that this release of huggingface_hub uses."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 GGUF_MAGIC = b"GGUF"
 PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -76,6 +84,12 @@ def _downloaded(model: str, revision: str | None, code: bool) -> Path:
     except OSError as error:
         why = "HF_HUB_OFFLINE is set" if offline() else f"the hub cannot be reached ({type(error).__name__})"
         raise ModelError(f"{model!r} is neither a local folder nor in the hub's cache, and {why}; {local}") from None
+    # Where a connection fails, the hub library closes the client that its other threads use: then it has no attributes.
+    except (TRANSPORT, RuntimeError, AttributeError) as error:
+        raise HubError(
+            f"the connection to the hub broke off while {model!r} was fetched ({type(error).__name__}); run the same "
+            f"command again to go on, or {local}"
+        ) from None
 
 
 def _checked_gguf(path: Path) -> Path:

@@ -7,44 +7,54 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from omniq import stored_streams
+from omniq.calibrate.hidden import Room, in_memory
+from omniq.calibrate.ranks import ALONE, Ranks
 from omniq.calibrate.run import QuantizedBlock, Streams
 from omniq.checkpoint import Reader
-from omniq.digests import content_digest
-from omniq.errors import ModelError, OutputError
-from omniq.shards import write_tensors, write_text
+from omniq.differences import differences, kept_values
+from omniq.errors import OutputError
+from omniq.sealed import Seal, facts_of
+from omniq.shards import write_text
 
 TABLES, ALLOCATION = "tables.safetensors", "allocation.safetensors"
 TUNED, LAST = "tuned.safetensors", "last.safetensors"
-BLOCK, STREAMS = "block-{:05d}.safetensors", "streams-{:05d}.safetensors"
-TOLD = "told.json"
-DIGEST = "digest"
-"""Where a file's own digest is kept, beside its facts."""
+BLOCK, TOLD = "block-{:05d}.safetensors", "told.json"
+RUN, PUBLISHED, RESULT = "run.json", "published.json", "result"
 
 
 class Work:
-    """The folder `.NAME.omniq` beside the output NAME; one process at a time.
+    """The folder `.NAME.omniq` beside the output NAME; one job at a time.
 
     run.json: what the run is (model, data, recipe, seed ...). tables: the packed embedding table and output head,
     where they are quantised. allocation: the bits of every linear, where they were chosen. block-N: the packed
-    tensors of block N. streams-N: the hidden states after block N; only the last is kept. Every file appears whole
-    or not at all, the block before its streams, and carries its own digest: what is found can be trusted after any
-    interruption, and damage is seen. told: what the user was. tuned: what was trained end to end since. last: what
-    the last block gives.
+    tensors of block N. streams-N: the hidden states after block N; only the last are kept. Every file appears whole
+    or not at all, the streams before their block, and carries its own digest: what is found can be trusted after any
+    interruption, and damage is seen. published.json: run.json, from right before the result is moved to its place.
+    told: what the user was. tuned: what was trained end to end since. last: what the last block gives.
+
+    ranks: the processes of the job, which all see the folder; the first writes, but for the streams. room: makes place
+    for the streams that are read.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.folder = out.with_name(f".{out.name}.omniq")
-        self._run = ""
+    def __init__(self, out: Path, ranks: Ranks = ALONE, room: Room = in_memory) -> None:
+        self.out, self.ranks, self.room = out, ranks, room
+        self.folder = work_folder(out)
+        self.seal = Seal("")
 
     def __enter__(self) -> Work:
+        self.ranks.by_first(self._locked)
+        return self
+
+    def _locked(self) -> None:
+        """Makes the folder, for this job alone."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / "lock").open("w")
@@ -54,32 +64,49 @@ class Work:
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            free = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.folder / "lock"))
+        except (BlockingIOError, FileNotFoundError):  # held, or just removed by the one that held it
+            free = False
+        if not free:
             self._lock.close()
             raise OutputError(
                 f"another omniq process is writing {self.out}; wait for it or choose another output folder"
-            ) from None
-        return self
+            )
+        self._reopen()
 
     def __exit__(self, *_: object) -> None:
+        if not self.ranks.first:
+            return
+        self._reopen()
         if not self.unfinished():
-            # Stopped before anything was begun, so there is nothing to go on from.
+            # Published, or stopped before anything was begun, so there is nothing to go on from.
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 
     def unfinished(self) -> bool:
         """Whether a run was begun here and has not been published."""
-        return (self.folder / "run.json").is_file()
+        return (self.folder / RUN).is_file()
+
+    def _reopen(self) -> None:
+        """Makes a run that was stopped right before its result was moved to its place one to go on with."""
+        published = self.folder / PUBLISHED
+        if published.is_file() and (self.folder / RESULT).is_dir():
+            os.replace(published, self.folder / RUN)
 
     def begin(self, identity: Mapping[str, Any], overwrite: bool, streamed: bool) -> int:
         """The first block to do: 0, or where an interrupted run of the same identity stopped.
 
         streamed: a block counts as done only when the hidden states after it are there too. A run of another identity,
-        or one with a damaged file, is refused with the reason, or discarded when `overwrite` says so.
+        or one with a damaged file, is refused with the reason, or discarded when `overwrite` says so. The identity is
+        that of the first process.
         """
-        path = self.folder / "run.json"
-        text = json.dumps(identity, indent=2, sort_keys=True, default=str)
-        self._run = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        text = self.ranks.told(json.dumps(identity, indent=2, sort_keys=True, default=str))
+        self.seal = Seal(hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
+        return self.ranks.by_first(lambda: self._begun(identity, text, overwrite, streamed))
+
+    def _begun(self, identity: Mapping[str, Any], text: str, overwrite: bool, streamed: bool) -> int:
+        path = self.folder / RUN
+        check_free(self.out, overwrite)  # another may have finished it while this one read its model
         if path.is_file():
             done = self._blocks_done(streamed)
             reason = self._reason(path, identity, done, streamed)
@@ -93,7 +120,7 @@ class Work:
 
     def _reason(self, path: Path, identity: Mapping[str, Any], done: int, streamed: bool) -> str | None:
         """Why the unfinished run in this folder cannot go on, or None."""
-        known = _parsed(path)
+        known = kept_values(path)
         different = [] if known is None else differences(known, identity)
         if different:
             return (
@@ -102,8 +129,8 @@ class Work:
             )
         files = [path for path in self._extras() if path.is_file()]
         files += [self.block_path(index) for index in range(done)]
-        files += [self.folder / STREAMS.format(done - 1)] if done and streamed else []
-        damaged = path if known is None else next((file for file in files if not self._intact(file)), None)
+        files += stored_streams.files(self.folder, done - 1) if done and streamed else []
+        damaged = path if known is None else next((file for file in files if not self.seal.intact(file)), None)
         if damaged is None:
             return None
         return f"{damaged} is damaged, so the unfinished run cannot go on; give --overwrite to start anew"
@@ -112,7 +139,7 @@ class Work:
         done = 0
         while self.block_path(done).is_file():
             done += 1
-        while streamed and done and not (self.folder / STREAMS.format(done - 1)).is_file():
+        while streamed and done and not stored_streams.files(self.folder, done - 1):
             done -= 1
         return done
 
@@ -134,34 +161,34 @@ class Work:
 
     def save_tuned(self, tensors: Mapping[str, Tensor], last: Tensor, facts: Mapping[str, str]) -> None:
         """Stores what was tuned end to end, and what the last block gives since for the first batch (b, T, D)."""
-        self._write(self.folder / LAST, {"last": last}, {})
-        self._write(self.tuned_path(), tensors, facts)
+        self.seal.write(self.folder / LAST, {"last": last}, {})
+        self.seal.write(self.tuned_path(), tensors, facts)
 
     def tuned_facts(self) -> dict[str, str]:
         """What save_tuned recorded; nothing before that."""
-        return Reader(self.tuned_path()).metadata() if self.tuned_path().is_file() else {}
+        return facts_of(self.tuned_path())
 
-    def last(self) -> Tensor:
-        """What save_tuned stored of the last block."""
-        return Reader(self.folder / LAST).read("last")
+    def last(self, index: int, batch: int) -> Tensor:
+        """What block `index`, the last one, gives for this process's first batch (b, T, D)."""
+        if self.tuned_path().is_file():
+            return Reader(self.folder / LAST).read("last")
+        return stored_streams.first(self.folder, index, self.ranks, batch)
 
     def save_tables(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
         """Stores the finished tables."""
-        self._write(self.tables_path(), tensors, facts)
+        self.seal.write(self.tables_path(), tensors, facts)
 
     def table_facts(self) -> dict[str, str]:
         """What was recorded with the tables; nothing where there are none."""
-        facts = Reader(self.tables_path()).metadata() if self.tables_path().is_file() else {}
-        return {key: value for key, value in facts.items() if key != DIGEST}
+        return facts_of(self.tables_path())
 
     def save_allocation(self, facts: Mapping[str, str]) -> None:
         """Stores the bits of every linear."""
-        self._write(self.folder / ALLOCATION, {}, facts)
+        self.seal.write(self.folder / ALLOCATION, {}, facts)
 
     def allocation(self) -> dict[str, str] | None:
         """What save_allocation stored; None before that."""
-        path = self.folder / ALLOCATION
-        return Reader(path).metadata() if path.is_file() else None
+        return facts_of(self.folder / ALLOCATION) or None
 
     def tell(self, sentence: str) -> None:
         """Keeps a sentence that the user was told, once, through any interruption."""
@@ -170,58 +197,45 @@ class Work:
 
     def told(self) -> tuple[str, ...]:
         """Every sentence that tell() kept; none of a file that is damaged."""
-        told = (_parsed(self.folder / TOLD) or {}).get("told")
+        told = (kept_values(self.folder / TOLD) or {}).get("told")
         return tuple(told) if isinstance(told, list) and all(isinstance(one, str) for one in told) else ()
 
     def save(self, block: QuantizedBlock, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
-        """Stores a finished block and then the streams after it; drops the streams before it."""
-        self._write(self.block_path(block.index), tensors, facts)
+        """Stores the streams after a finished block, then the block, which is done with that; drops older streams."""
         if block.streams is not None:
-            streams = {"original": block.streams.original, "quantized": block.streams.quantized}
-            self._write(self.folder / STREAMS.format(block.index), streams, {})
-            with _reported(f"remove a file from {self.folder}"):
-                (self.folder / STREAMS.format(block.index - 1)).unlink(missing_ok=True)
+            stored_streams.save(self.folder, self.seal, block.index, block.streams, self.ranks)
+            self.ranks.gathered("saved")
+        self.ranks.by_first(lambda: self.seal.write(self.block_path(block.index), tensors, facts))
+        if block.streams is not None:
+            self.ranks.by_first(lambda: self._drop_streams(block.index - 1))
 
-    def _write(self, path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
-        """Writes tensors and facts with their digest."""
-        write_tensors(path, tensors, {**facts, DIGEST: self._digest(path, tensors.items(), facts)})
-
-    def _intact(self, path: Path) -> bool:
-        """Whether a file holds what this run wrote under that name."""
-        try:
-            reader = Reader(path)
-            facts = reader.metadata()
-            known = facts.pop(DIGEST, None)
-            return known == self._digest(path, ((name, reader.read(name)) for name in reader.names()), facts)
-        except ModelError:
-            return False
-
-    def _digest(self, path: Path, tensors: Iterable[tuple[str, Tensor]], facts: Mapping[str, str]) -> str:
-        """A hash of a file's content, of its name and of what the run is."""
-        return content_digest(tensors, {**facts, "file": path.name, "run": self._run})
+    def _drop_streams(self, index: int) -> None:
+        with _reported(f"remove a file from {self.folder}"):
+            stored_streams.drop(self.folder, index)
 
     def streams(self, index: int) -> Streams:
-        """The hidden states after block `index`."""
-        reader = Reader(self.folder / STREAMS.format(index))
-        return Streams(reader.read("original"), reader.read("quantized"))
+        """The hidden states of this process's samples after block `index`."""
+        return stored_streams.read(self.folder, index, self.ranks, self.room)
 
     def facts(self, index: int) -> dict[str, str]:
         """What was recorded with a finished block."""
-        return Reader(self.block_path(index)).metadata()
+        return facts_of(self.block_path(index))
 
     def result(self) -> Path:
         """An empty folder for the finished checkpoint, on the same disk as the output."""
-        path = self.folder / "result"
+        path = self.folder / RESULT
         shutil.rmtree(path, ignore_errors=True)
         with _reported(f"make the folder {path}"):
             path.mkdir()
         return path
 
     def publish(self, result: Path, overwrite: bool) -> None:
-        """Moves the finished checkpoint to its final name in one step and removes the rest."""
+        """Moves the finished checkpoint to its final name in one step; what is left is removed in the end."""
         check_free(self.out, overwrite)
         old = self.folder / "replaced"
         with _reported(f"move the finished checkpoint to {self.out}"):
+            if self.unfinished():
+                os.replace(self.folder / RUN, self.folder / PUBLISHED)
             if self.out.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 os.replace(self.out, old)
@@ -231,7 +245,6 @@ class Work:
                 if old.exists():
                     os.replace(old, self.out)
                 raise
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self) -> None:
         """Removes everything but the lock."""
@@ -243,6 +256,11 @@ class Work:
                     path.unlink()
 
 
+def work_folder(out: Path) -> Path:
+    """Where the unfinished run that will write `out` is kept."""
+    return out.with_name(f".{out.name}.omniq")
+
+
 def check_free(out: Path, overwrite: bool) -> None:
     """Refuses an output path that holds something, unless `overwrite`; never replaces what is not a model folder."""
     if not out.name:
@@ -252,6 +270,7 @@ def check_free(out: Path, overwrite: bool) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not overwrite:
+        tidy(out)
         raise OutputError(f"the output folder {out} is not empty; choose another or give --overwrite")
     if not (out / "config.json").is_file():
         raise OutputError(
@@ -259,19 +278,17 @@ def check_free(out: Path, overwrite: bool) -> None:
         )
 
 
+def tidy(out: Path) -> None:
+    """Removes the work folder beside a finished output, should the run have been stopped before it could."""
+    if Work(out).folder.is_dir():
+        with suppress(OutputError), Work(out):
+            pass
+
+
 def check_apart(out: Path, model: Path) -> None:
     """Refuses to replace the very model that is to be quantised."""
     if out.resolve() == model.resolve():
         raise OutputError(f"the output folder {out} is the model itself; choose another")
-
-
-def _parsed(path: Path) -> dict[str, Any] | None:
-    """The values of a JSON file, or None when it is damaged."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
 
 
 @contextmanager
@@ -281,20 +298,3 @@ def _reported(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"cannot {what}: {error.strerror}; run the same command again to go on") from None
-
-
-def differences(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Sentences naming every value that differs between two nested mappings."""
-    found, wanted = [], json.loads(json.dumps(wanted, default=str))
-    for key in sorted(set(known) | set(wanted)):
-        a, b = known.get(key), wanted.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key} was {_short(a)}, now {_short(b)}")
-    return found
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

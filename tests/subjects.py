@@ -10,6 +10,8 @@ import torch
 from tiny import tiny_model, tokens
 from torch import Tensor, nn
 
+from omniq.calibrate.endtoend import Trainer
+from omniq.calibrate.finished import Finished
 from omniq.calibrate.method import METHODS
 from omniq.calibrate.run import QuantizedBlock, Settings, Streams, Subject, embed, run
 from omniq.calibrate.view import BlockView, activation_grids
@@ -29,6 +31,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "best": {"scaling": 0, "steps": 2},
 }
 """Every preset, with options that make it quick."""
+IDS = tokens(4, 24)
 
 
 class Tiny:
@@ -97,3 +100,21 @@ def quantized_forward(model: nn.Module, specs: Mapping[str, LinearSpec], ids: Te
     """Logits (B, T, V) of a model whose linears quantise their inputs as the specs say."""
     with torch.no_grad(), activation_grids(model, specs, None):
         return model(input_ids=ids, use_cache=False).logits
+
+
+def trainer(name: str = "llama", scheme: str = "W3A16g16-asym") -> tuple[Tiny, Trainer]:
+    """A tiny model rounded to nearest on IDS, ready to be tuned end to end."""
+    tiny = Tiny(name, scheme)
+    settings = Settings(batch=2, attention=tiny.spec.input)
+    calls, streams = embed(tiny.subject, IDS, settings)
+    blocks = tiny.blocks("rtn", ids=IDS, settings=settings)
+    finished = [_finished(tiny, block) for block in blocks]
+    return tiny, Trainer(tiny.subject, calls, settings, IDS, streams.original, blocks[-1].streams.original, finished)
+
+
+def _finished(tiny: Tiny, block: QuantizedBlock) -> Finished:
+    prefix = f"{tiny.subject.blocks}.{block.index}."
+    linears = {name.removeprefix(prefix): q for name, q, _ in block}
+    module = tiny.dense.get_submodule(prefix[:-1])
+    floats = {n: p.detach() for n, p in module.named_parameters() if n.removesuffix(".weight") not in linears}
+    return Finished(linears, floats, torch.float32)

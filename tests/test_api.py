@@ -289,7 +289,14 @@ def test_arguments_have_the_names_of_the_command_line():
     assert {renamed.get(name, name) for name in own} - theirs == {"tokenizer", "on_event"}
     in_scheme = {"abits", "group_size", "symmetric", "act_symmetric"}
     options = {"epochs", "let", "lwc_lr", "let_lr", "alpha", "aug_loss"}
-    assert theirs - {renamed.get(name, name) for name in own} == {"ctx", "dry_run", "as_json", *in_scheme, *options}
+    assert theirs - {renamed.get(name, name) for name in own} == {
+        "ctx",
+        "dry_run",
+        "as_json",
+        "log_json",
+        *in_scheme,
+        *options,
+    }
 
 
 @pytest.mark.parametrize("preset", [*METHODS])

@@ -19,6 +19,7 @@ from omniq import pipeline, progress
 from omniq.choices import assignments, recipe_values
 from omniq.cli import app
 from omniq.cli.info import machine_info
+from omniq.cli.interruption import INTERRUPTED, TERMINATED
 from omniq.errors import DataError, ModelError, OmniqError, UsageError
 from omniq.events import BlockDone, Notice, Started
 from omniq.page.words import duration
@@ -452,7 +453,8 @@ def test_each_kind_of_error_has_its_exit_code_and_its_sentence(kind: type[OmniqE
 
 def test_exit_codes_tell_the_kinds_apart() -> None:
     codes = [kind.exit_code for kind in (OmniqError, *OmniqError.__subclasses__())] + [
-        app.INTERRUPTED,
+        INTERRUPTED,
+        TERMINATED,
         app.OUT_OF_MEMORY,
     ]
     assert len(set(codes)) == len(codes)

@@ -6,34 +6,12 @@ import copy
 
 import pytest
 import torch
-from subjects import Tiny
-from tiny import tokens
+from subjects import IDS, Tiny, trainer
 from torch.nn import functional
 
 from omniq.calibrate.endtoend import EndToEnd, Trainer, divergence, split
 from omniq.calibrate.finished import Finished
-from omniq.calibrate.run import Settings, embed
 from omniq.errors import UsageError
-
-IDS = tokens(4, 24)
-
-
-def trainer(name: str = "llama", scheme: str = "W3A16g16-asym") -> tuple[Tiny, Trainer]:
-    """A tiny model rounded to nearest, ready to be tuned."""
-    tiny = Tiny(name, scheme)
-    settings = Settings(batch=2, attention=tiny.spec.input)
-    calls, streams = embed(tiny.subject, IDS, settings)
-    blocks = tiny.blocks("rtn", ids=IDS, settings=settings)
-    finished = [made(tiny, block) for block in blocks]
-    return tiny, Trainer(tiny.subject, calls, settings, IDS, streams.original, blocks[-1].streams.original, finished)
-
-
-def made(tiny: Tiny, block: object) -> Finished:
-    prefix = f"{tiny.subject.blocks}.{block.index}."
-    linears = {name.removeprefix(prefix): q for name, q, _ in block}
-    module = tiny.dense.get_submodule(prefix[:-1])
-    floats = {n: p.detach() for n, p in module.named_parameters() if n.removesuffix(".weight") not in linears}
-    return Finished(linears, floats, torch.float32)
 
 
 def reference(tiny: Tiny, made: Trainer, rows: torch.Tensor) -> torch.Tensor:

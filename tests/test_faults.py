@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from omniq.demo import fetch_demo, packaged_files
 from omniq.errors import ModelError, OmniqError, OutputError, VerificationError
 from omniq.events import BlockDone, Event, Started
 from omniq.hf import load_dense
+from omniq.job import Job
 from omniq.pipeline import quantize
 from omniq.recipe import Recipe
 from omniq.runtime import load
@@ -90,9 +91,9 @@ def stopped(place: Place, out: Path) -> Path:
 WRITES = [
     "run.json",
     "block-00000.safetensors",
-    "streams-00000.safetensors",
+    "streams-00000-0-of-1.safetensors",
     "block-00001.safetensors",
-    "streams-00001.safetensors",
+    "streams-00001-0-of-1.safetensors",
     "result/model.safetensors",
     "result/config.json",
     "result/README.md",
@@ -120,6 +121,96 @@ def test_a_disk_that_fills_up_at_any_file_ends_with_a_sentence_and_the_run_can_g
     name = "no file"
     place.run(out)
     assert place.same(out)
+
+
+@pytest.mark.parametrize("name", ["block-00000", "block-00001"])
+def test_a_block_whose_file_is_complete_is_never_done_again(name, place, tmp_path, monkeypatch):
+    """Stopped right after a block's file has its name, before anything else of the block is done."""
+    out, replace, done = tmp_path / "out", os.replace, []
+
+    def stopping(source, target) -> None:
+        replace(source, target)
+        if Path(target).name == f"{name}.safetensors":
+            raise Stop
+
+    monkeypatch.setattr(os, "replace", stopping)
+    with pytest.raises(Stop):
+        place.run(out)
+    monkeypatch.setattr(os, "replace", replace)
+    place.run(out, lambda event: done.append(event.index) if isinstance(event, BlockDone) else None)
+    assert done == [index for index in range(2) if index > int(name[-1])]
+    assert place.same(out)
+
+
+def ready_to_publish(place: Place, out: Path, monkeypatch) -> Path:
+    """The work folder of a run that was killed right before its finished checkpoint was moved to its place."""
+    folder, replace = out.with_name(f".{out.name}.omniq"), os.replace
+
+    def stopping(source, target) -> None:
+        if Path(target) == out:
+            shutil.copytree(folder, out.parent / "kept")
+            raise Stop
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopping)
+    with pytest.raises(Stop):
+        place.run(out)
+    monkeypatch.setattr(os, "replace", replace)
+    shutil.rmtree(folder)
+    return Path(shutil.move(out.parent / "kept", folder))
+
+
+def test_a_run_killed_right_before_its_result_is_moved_loses_nothing(place, tmp_path, monkeypatch):
+    out, starts = tmp_path / "out", []
+    assert not (ready_to_publish(place, out, monkeypatch) / "run.json").exists()
+    place.run(out, starts.append)
+    assert next(event.resumed_at for event in starts if isinstance(event, Started)) == 2
+    assert place.same(out)
+
+
+def test_a_run_killed_right_after_its_result_is_moved_leaves_nothing_behind_for_long(place, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    folder = ready_to_publish(place, out, monkeypatch)
+    os.replace(folder / "result", out)
+    with pytest.raises(OutputError, match="is not empty"):
+        place.run(out)
+    assert place.same(out)
+
+
+def test_an_unfinished_run_is_kept_where_the_output_holds_an_older_model(place, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(place.model, out)
+    with pytest.raises(Stop):
+        place.run(out, after(0, stop), overwrite=True)
+    with pytest.raises(OutputError, match="is not empty"):
+        place.run(out)
+    assert (tmp_path / ".out.omniq" / BLOCK).is_file()
+
+
+@pytest.mark.parametrize("where", [0.02, 0.5, 0.999])
+def test_a_bit_that_changes_before_the_result_is_read_back_is_never_published(where, place, tmp_path, monkeypatch):
+    out, write = tmp_path / "out", Job.write
+
+    def flipping(job, work, result) -> None:
+        write(job, work, result)
+        flip(result / "model.safetensors", where)
+
+    monkeypatch.setattr(Job, "write", flipping)
+    with pytest.raises((VerificationError, ModelError)):
+        place.run(out)
+    assert not out.exists()
+    monkeypatch.setattr(Job, "write", write)
+    place.run(out)
+    assert place.same(out)
+
+
+def test_a_copied_file_that_ends_early_is_named(place, tmp_path, monkeypatch):
+    read = Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: read(path)[:-3] if path == place.model / "tokenizer.json" else read(path)
+    )
+    with pytest.raises(ModelError, match=r"tokenizer.json became shorter while it was read"):
+        place.run(tmp_path / "out")
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -180,7 +271,7 @@ def flip(path: Path, where: float) -> None:
     path.write_bytes(raw)
 
 
-BLOCK, STREAMS = "block-00000.safetensors", "streams-00000.safetensors"
+BLOCK, STREAMS = "block-00000.safetensors", "streams-00000-0-of-1.safetensors"
 DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
     (BLOCK, cut),
     (STREAMS, cut),
@@ -276,22 +367,11 @@ def test_a_failure_in_the_middle_of_an_epoch_costs_that_block_only(error, place,
     assert weights[0] == weights[1]
 
 
-@pytest.fixture
-def _handlers() -> Iterator[None]:
-    """Puts the handler of SIGTERM back, which the command line replaces."""
-    kept = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, kept)
-
-
-@pytest.mark.usefixtures("_handlers")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_ends_the_command_with_130_and_the_same_command_goes_on(number, place, tmp_path, monkeypatch, capsys):
-    save, out = Work.save, tmp_path / "out"
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+def test_a_signal_ends_the_command_and_the_same_command_goes_on(number, code, place, tmp_path, monkeypatch, capsys):
+    save, out, before = Work.save, tmp_path / "out", signal.getsignal(number)
     words = ["quantize", str(place.model), "-o", str(out), "--wbits", "3", "--group-size", "16", "--preset", "gptq"]
     words += ["--calib", str(place.text), "--samples", "4", "--length", "24"]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
-
     def signalled(self, block, *args) -> None:
         save(self, block, *args)
         if block.index == 0:
@@ -300,8 +380,11 @@ def test_a_signal_ends_the_command_with_130_and_the_same_command_goes_on(number,
     monkeypatch.setattr(Work, "save", signalled)
     with pytest.raises(SystemExit) as leaving:
         app.main(words)
-    assert leaving.value.code == 130
-    assert "run the same command again to go on" in capsys.readouterr().err
+    assert leaving.value.code == code
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "omniq: interrupted; run the same command again to go on where it stopped"
+    )
+    assert signal.getsignal(number) == before
     assert not out.exists()
     monkeypatch.setattr(Work, "save", save)
     with pytest.raises(SystemExit) as leaving:

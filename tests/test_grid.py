@@ -93,8 +93,12 @@ def test_an_all_zero_group_stays_zero(spec: QuantSpec, dtype: torch.dtype) -> No
     weight = randn(4, 64)
     weight[1] = 0
     weight[2, 16:32] = 0
-    decoded = nearest(weight, spec, dtype).dequantize()
+    q = nearest(weight, spec, dtype)
+    decoded = q.dequantize()
     assert (decoded[1] == 0).all()
+    assert (q.scales[1] == 1).all()
+    assert (q.codes[1] == q.zeros[1, 0]).all()
+    assert (fake_quantize(weight, *minmax_grid(weight, spec, dtype), spec) == decoded).all()
     assert torch.isfinite(decoded).all()
     if spec.group_size == 16:
         assert (decoded[2, 16:32] == 0).all()
@@ -200,6 +204,14 @@ def test_the_gradient_of_the_scale_is_the_rounding_error_inside_and_the_code_out
     fake_quantize(weight, scales, torch.full((1, 1), 4.0), QuantSpec(3)).sum().backward()
     # -9 decodes to -4; 0.3 to 0, off by -0.3; 2.6 to 3, off by 0.4.
     torch.testing.assert_close(scales.grad, torch.tensor([[-4 - 0.3 + 0.4]]))
+
+
+def test_the_gradient_of_the_zero_point_is_that_of_what_is_clipped() -> None:
+    zeros = torch.full((1, 1), 4.0, requires_grad=True)
+    weight, scales = torch.tensor([[-9.0, 0.3, 2.6, 9.0, 20.0]]), torch.full((1, 1), 0.5)
+    fake_quantize(weight, scales, zeros, QuantSpec(3)).backward(torch.tensor([[1.0, 1.0, 1.0, 10.0, 100.0]]))
+    # Clipped values decode to (0 - zero) * scale or (7 - zero) * scale; inside, the zero point comes and goes.
+    assert zeros.grad.tolist() == [[-0.5 * (1 + 1 + 10 + 100)]]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

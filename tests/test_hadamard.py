@@ -24,6 +24,16 @@ def test_the_orders_of_both_of_paleys_kinds_and_of_sylvester_are_there() -> None
     assert {28, 36, 76, 148} <= set(ORDERS), "2 (q + 1) for primes of 1 modulo 4"
 
 
+@pytest.mark.parametrize("prime", [11, 19, 43])
+def test_paleys_first_kind_has_the_quadratic_character_of_row_minus_column(prime: int) -> None:
+    """By Euler's criterion. The transposed is a Hadamard matrix as well, but stored weights go with this one."""
+    h = hadamard(prime + 1)[1:, 1:]
+    for i in range(prime):
+        for j in range(prime):
+            square = i == j or pow(i - j, (prime - 1) // 2, prime) == 1
+            assert float(h[i, j]) == (1 if square else -1)
+
+
 @pytest.mark.parametrize("order", [0, 3, 6, 22, 92])
 def test_an_order_that_is_not_constructed_is_refused(order: int) -> None:
     with pytest.raises(ValueError, match=f"order {order} "):

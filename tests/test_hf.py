@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from omniq import hf, source
-from omniq.attention import set_attention
-from omniq.errors import ModelError, OmniqError, UnsupportedError
+from omniq.attention import capped_attention, set_attention
+from omniq.errors import HubError, ModelError, OmniqError, UnsupportedError
 from omniq.spec import ActSpec
 from omniq.structure import linears
 
@@ -171,6 +171,17 @@ def naive_attention(spec: ActSpec) -> Callable:
         return torch.einsum("bhts,bhsd->bthd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v), None
 
     return attend
+
+
+def test_capped_attention_without_a_mask_sees_what_came_before_counted_from_the_end() -> None:
+    q, k, v = (torch.randn(1, heads, length, 8) for heads, length in ((4, 3), (2, 5), (2, 5)))
+    scores = torch.einsum("bhtd,bhsd->bhts", q, k.repeat_interleave(2, 1)) * 0.3
+    scores = 5 * torch.tanh(scores / 5)
+    unseen = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    weights = scores.masked_fill(unseen, float("-inf")).softmax(-1)
+    wanted = torch.einsum("bhts,bhsd->bthd", weights, v.repeat_interleave(2, 1))
+    torch.testing.assert_close(capped_attention(q, k, v, None, 0.3, 5.0), wanted)
+    torch.testing.assert_close(capped_attention(q, k, v, ~unseen[None, None], 0.3, 5.0), wanted)
 
 
 def first_attention(model: nn.Module) -> Tensor:
@@ -487,3 +498,23 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_every_refusal_has_its_own_exit_code() -> None:
     assert issubclass(ModelError, OmniqError)
     assert ModelError.exit_code != UnsupportedError.exit_code != OmniqError.exit_code
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        source.TRANSPORT("peer closed connection without sending complete message body"),
+        RuntimeError("Cannot send a request, as the client has been closed."),
+        AttributeError("'NoneType' object has no attribute 'request'"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_connection_that_breaks_off_while_a_model_is_fetched_is_a_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(*args: object, **kwargs: object) -> str:
+        raise error
+
+    monkeypatch.setattr(source, "snapshot_download", breaking)
+    with pytest.raises(HubError, match=r"broke off while 'org/name' was fetched .*same command again to go on"):
+        source.located("org/name", None, False)

@@ -16,7 +16,7 @@ from omniq.kernels.dispatch import KERNELS, Kernel
 from omniq.kernels.reference import decoded, linear
 from omniq.kernels.torch_dequant import TorchDequant, field_bits, packed_fields, signed_codes
 from omniq.qtensor import QTensor
-from omniq.spec import LinearSpec, QuantSpec
+from omniq.spec import ActSpec, LinearSpec, QuantSpec
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -77,6 +77,30 @@ def test_error_is_at_most_twice_that_of_plain_torch(name: str, scheme: str, dtyp
 @pytest.mark.parametrize("name", list(KERNELS))
 def test_odd_shapes_and_many_rows_hold_to_the_same_rule(name: str, bits: int, shape: tuple[int, int]) -> None:
     assert_error_ratio(name, LinearSpec(QuantSpec(bits)), shape, torch.float32, rows=(1, 2, 8, 31, 65))
+
+
+def test_the_reference_is_the_product_of_what_codes_stand_for_in_float32() -> None:
+    """By hand: codes (1, 3, 0) less zero point 1, at steps 0.5, and a token of which 2 bits keep four values."""
+    q = QTensor(
+        torch.tensor([[1, 3, 0]], dtype=torch.uint8),
+        torch.tensor([[0.5]]),
+        torch.tensor([[1]], dtype=torch.uint8),
+        QuantSpec(2, -1, False),
+    )
+    x = torch.tensor([[-1.0, 2.0, 0.25]])
+    assert linear(x, q, LinearSpec(q.spec)).tolist() == [[2.0 * 1.0 - 0.25 * 0.5]]
+    # From -1 to 2 in steps of 1, the zero point at code -1: 0.25 becomes 0.
+    assert decoded(x, ActSpec(2, symmetric=False), torch.float64).tolist() == [[-1.0, 2.0, 0.0]]
+    assert linear(x, q, LinearSpec(q.spec, ActSpec(2, symmetric=False))).tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_reference_rounds_once_to_the_dtype_of_its_input(dtype: torch.dtype) -> None:
+    q, x = random_qtensor(QuantSpec(4, 32), (40, 96), torch.float32), torch.randn(9, 96).to(dtype)
+    exact = (x.double() @ q.dequantize(torch.float64).T).to(dtype)
+    found = linear(x, q, LinearSpec(q.spec))
+    assert (found == exact).float().mean() > 0.99  # what lies in the middle of two values may fall to either
+    torch.testing.assert_close(found, exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 1e-4], ids=["usual", "below the normal range of float16"])

@@ -16,19 +16,21 @@ FOLDERS = {"omniq": "omniq", "kernels": "omniq.kernels", "calibrate": "omniq.cal
 # Lowest first. A module imports from lower layers and from its own unit (the name after 'omniq.'), nothing else.
 LAYERS = (
     ("errors",),
-    ("registry", "spec", "text", "events", "recipes", "strict_yaml"),
+    ("registry", "spec", "text", "events", "recipes", "strict_yaml", "differences"),
     ("qtensor", "header", "gguf_header", "origins", "knowledge", "page"),
     ("grid", "checkpoint", "source", "digests", "hadamard", "progress"),
     ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing", "memory", "devices"),
-    ("calibrate", "nn", "eval", "hf"),
+    ("calibrate", "nn", "eval", "hf", "sealed"),
+    ("stored_streams",),
     ("recipe", "report", "assemble", "work", "decoding", "vocab"),
     ("mixed", "rotation", "precision", "packed", "finishing", "gguf", "howto", "choices"),
     ("costs", "reporting"),
+    ("footprint",),
     ("card", "planning", "verification", "runtime", "demo"),
     ("made",),
     ("job", "bench", "subject", "harness", "transformers", "evaluation", "push", "recording", "arguments"),
     ("pipeline", "unlearn", "exporting"),
-    ("audit", "api"),
+    ("audit", "api", "installation"),
     ("cli",),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

@@ -13,8 +13,9 @@ from omniq import hf
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.method import METHODS
 from omniq.costs import COSTS, START_SECONDS, cost, sizes
+from omniq.footprint import footprint
 from omniq.hf import OpenModel
-from omniq.planning import peak_memory, plan
+from omniq.planning import plan
 from omniq.recipe import Recipe
 from omniq.spec import LinearSpec
 from omniq.timing import Cost, rates
@@ -87,6 +88,7 @@ def test_a_plan_is_made_without_reading_a_weight(tmp_path: Path) -> None:
 
 def test_tuning_end_to_end_counts_the_codes_of_all_blocks(model: OpenModel) -> None:
     settings = recipe("default", source="a.txt")
-    with_blocks = peak_memory(sizes(model), settings, blocks=8)
-    without = peak_memory(sizes(model), replace(settings, options={"final_epochs": 0}), blocks=8)
-    assert with_blocks >= without + sizes(model).linears
+    resident, read_again = (footprint(model, settings, True, way).host for way in (True, False))
+    assert resident >= read_again
+    without = footprint(model, replace(settings, options={"final_epochs": 0}), True, True).host
+    assert resident >= without

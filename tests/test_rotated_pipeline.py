@@ -10,13 +10,12 @@ import torch
 from tiny import save_tiny, tokens
 from torch import Tensor, nn
 
-import omniq.job as job
 from omniq.calibrate.clips import RATIOS, best_clip
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.run import assign
 from omniq.calibrate.view import activation_grids
 from omniq.errors import ModelError, UnsupportedError, UsageError
-from omniq.events import Started
+from omniq.events import BlockDone, Event, Started
 from omniq.grid import fake_quantize_tokens
 from omniq.hf import load_dense, open_model
 from omniq.kernels.cpu import Cpu
@@ -55,9 +54,10 @@ def expected_logits(folder: Path) -> Tensor:
         return logits(model.skeleton)
 
 
-def stop(*_: object) -> None:
-    """Ends a run as Ctrl-C does."""
-    raise KeyboardInterrupt
+def stop(event: Event) -> None:
+    """Ends a run as Ctrl-C does, when its first block is stored."""
+    if isinstance(event, BlockDone):
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("mode", ["fold", "online", "inputs"])
@@ -111,14 +111,12 @@ def test_an_unrotated_model_loses_more_to_outliers_than_a_rotated_one(tmp_path, 
     assert errors["online"] < errors["fold"] < errors["none"]
 
 
-def test_a_rotated_run_goes_on_where_it_stopped_with_the_same_bits(tmp_path, text, monkeypatch) -> None:
+def test_a_rotated_run_goes_on_where_it_stopped_with_the_same_bits(tmp_path, text) -> None:
     folder = save_tiny("llama", tmp_path / "model")
     made = recipe("W4A4", text, "gptq", rotate="online", search_clips=True)
     quantize(str(folder), tmp_path / "whole", made)
-    with monkeypatch.context() as patch:
-        patch.setattr(job, "block_done", stop)
-        with pytest.raises(KeyboardInterrupt):
-            quantize(str(folder), tmp_path / "parts", made)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(str(folder), tmp_path / "parts", made, on_event=stop)
     events = []
     quantize(str(folder), tmp_path / "parts", made, on_event=events.append)
     assert next(event.resumed_at for event in events if isinstance(event, Started)) == 1

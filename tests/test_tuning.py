@@ -15,6 +15,7 @@ from omniq.calibrate.pieces.block import LearnableBlock
 from omniq.calibrate.pieces.let import parameters_of
 from omniq.calibrate.pieces.ranges import group_error, searched_ranges
 from omniq.calibrate.pieces.rounding import Rounding, offsets_to
+from omniq.calibrate.pieces.scaling import felt, searched_scales
 from omniq.calibrate.tuning import Tuning, tune
 from omniq.errors import UsageError
 from omniq.grid import affine_grid, encode, extrema, grouped, minmax_grid
@@ -146,7 +147,7 @@ def test_rates_fall_linearly_so_that_travel_is_bounded(monkeypatch: pytest.Monke
 
 
 def test_every_sequence_is_seen_before_one_is_seen_again() -> None:
-    rows = torch.cat(list(tuning._rows(6, Tuning(6, 2, 0.1, 0.1), 0)))
+    rows = torch.cat(list(tuning.steps(6, 6, 2, 0)))
     assert sorted(rows[:6].tolist()) == sorted(rows[6:].tolist()) == list(range(6))
 
 
@@ -189,3 +190,19 @@ def test_linears_that_feel_the_same_inputs_are_solved_together_and_as_each_by_it
         alone = solve(weight, gram, spec, torch.float32, GPTQ(), grids[name])
         assert torch.equal(together[name].scales, alone.scales)
         assert float((together[name].codes != alone.codes).float().mean()) < 0.01  # a tie may fall to either side
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_statistics_follow_the_scales_that_are_folded_away(name: str) -> None:
+    view, _ = Tiny(name, "W3A16g16").view()
+    found = felt(view, view.inputs)
+    before = {linear: gram.clone() for linear, gram in found.grams.items()}
+    params = searched_scales(view, parameters_of(view.module), found, 4)
+    with torch.no_grad():
+        for path, param in view.module.named_parameters():
+            param.copy_(params[path])
+    again = felt(view, view.inputs)
+    assert any(not torch.allclose(before[linear], gram, rtol=0.1) for linear, gram in again.grams.items())
+    for linear, gram in again.grams.items():
+        torch.testing.assert_close(found.grams[linear], gram, rtol=1e-3, atol=1e-4 * float(gram.abs().max()))
+        torch.testing.assert_close(found.means[linear], again.means[linear], rtol=1e-3, atol=1e-5)

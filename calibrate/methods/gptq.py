@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from omniq.calibrate.method import METHODS
 from omniq.calibrate.stats import Moments
+from omniq.calibrate.trouble import Trouble
 from omniq.calibrate.view import BlockView
 from omniq.errors import UnsupportedError, UsageError
-from omniq.grid import minmax_grid
+from omniq.grid import check_finite, minmax_grid
 from omniq.models.adapter import Adapter
 from omniq.qtensor import QTensor
 from omniq.spec import LinearSpec, QuantSpec
@@ -66,7 +67,8 @@ class GPTQ:
                 f"{', '.join(str(one.bits) for one in (spec, *others))} bits; give them the same"
             )
         one = next(iter(weights.values()))
-        return solve_together(weights, moments.gram(one.shape[1]).to(one.device), spec, view.storage, self)
+        gram = moments.gram(one.shape[1]).to(one.device)
+        return solve_together(weights, gram, spec, view.storage, self, trouble=view.trace.trouble)
 
 
 def solve_together(
@@ -76,11 +78,16 @@ def solve_together(
     storage: torch.dtype,
     settings: GPTQ,
     grids: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    trouble: Trouble | None = None,
 ) -> dict[str, QTensor]:
-    """solve() of weights (N, K) by name as one tall weight: its rows do not depend on each other."""
+    """solve() of weights (N, K) by name as one tall weight: its rows do not depend on each other.
+
+    trouble: notes the damping where the one asked for was too small.
+    """
+    noted = None if trouble is None else lambda taken: trouble.note_damping(weights, taken, settings.damp)
     tall = torch.cat(list(weights.values()))
     grid = None if grids is None else tuple(map(torch.cat, zip(*(grids[name] for name in weights), strict=True)))
-    q = solve(tall, gram, spec, storage, settings, grid)
+    q = solve(tall, gram, spec, storage, settings, grid, noted)
     parts = [t.split([len(w) for w in weights.values()]) for t in (q.codes, q.scales, q.zeros)]
     return {name: QTensor(*part, spec) for name, *part in zip(weights, *parts, strict=True)}
 
@@ -93,8 +100,10 @@ def visiting_order(energy: Tensor, width: int) -> Tensor:
     return (inside + torch.arange(groups.shape[0], device=energy.device).unsqueeze(1) * width)[among].reshape(-1)
 
 
-def inverse_factor(gram: Tensor, damp: float) -> Tensor:
-    """gram (K, K) -> upper Cholesky factor of its inverse (K, K) float32; the damping grows until it exists.
+def inverse_factor(gram: Tensor, damp: float) -> tuple[Tensor, float]:
+    """gram (K, K) -> upper Cholesky factor of its inverse (K, K) float32, and the damping that this took.
+
+    The damping grows until the factor exists; where none suffices, the factor is the identity, the damping infinite.
 
     Computed in float64. Of the reversed gram the Cholesky factor, reversed back, is upper, and inverting it gives the
     factor of the inverse: the inverse itself is never formed, and two matrices at most exist beside the gram.
@@ -105,12 +114,12 @@ def inverse_factor(gram: Tensor, damp: float) -> Tensor:
     for scale in (damp, 10 * damp, 100 * damp, 1000 * damp):
         hessian.diagonal().copy_(diagonal + scale * mean)
         lower, failed = torch.linalg.cholesky_ex(hessian)
-        if not failed:
+        if not failed and torch.isfinite(lower.diagonal()).all():
             del hessian
             upper = lower.flip(0, 1)
             del lower
-            return _upper_inverse(upper)
-    return torch.eye(len(gram), device=gram.device)
+            return _upper_inverse(upper), scale
+    return torch.eye(len(gram), device=gram.device), torch.inf
 
 
 def _upper_inverse(upper: Tensor) -> Tensor:
@@ -130,16 +139,19 @@ def solve(
     storage: torch.dtype,
     settings: GPTQ,
     grid: tuple[Tensor, Tensor] | None = None,
+    noted: Callable[[float], None] | None = None,
 ) -> QTensor:
     """weight (N, K), gram (K, K) = sum of x x^T -> QTensor whose error is small where the inputs have energy.
 
-    grid: scales and zeros (N, G); None: each group's own range, when its turn comes.
+    grid: scales and zeros (N, G); None: each group's own range, when its turn comes. noted: told the damping.
     """
     n, k = weight.shape
     width = spec.width(k)
     order = visiting_order(gram.diagonal(), width) if settings.order else torch.arange(k, device=weight.device)
     work = weight.float()[:, order]
-    factor = inverse_factor(gram[order][:, order], settings.damp)
+    factor, damping = inverse_factor(gram[order][:, order], settings.damp)
+    if noted is not None:
+        noted(damping)
     codes = torch.empty_like(work, dtype=torch.uint8)
     scales, zeros = [], []
     step = width * max(1, 128 // width) if width <= 128 else (128 if width % 128 == 0 else width)
@@ -162,7 +174,9 @@ def solve(
             errors[:, column - start] = error
             work[:, column:stop].addr_(error, factor[column, column:stop], alpha=-1)
         work[:, stop:] -= errors @ factor[start:stop, stop:]
-    return _ordered(codes, scales, zeros, order, spec, storage)
+    q = _ordered(codes, scales, zeros, order, spec, storage)
+    check_finite(weight, q.scales)
+    return q
 
 
 def _ordered(

@@ -86,7 +86,7 @@ class Default:
 
     def block(self, view: BlockView) -> dict[str, QTensor]:
         """QTensor by linear name; folds the scales into view.module."""
-        found = felt(view, view.inputs[: max(1, STATISTICS // view.inputs.shape[1])])
+        found = felt(view, view.inputs[: view.ranks.share(max(1, STATISTICS // view.inputs.shape[1]))])
         params = parameters_of(view.module)
         if self.scaling:
             params = searched_scales(view, params, found, self.scaling)
@@ -115,7 +115,10 @@ class Default:
         for names in alike(grams, specs) if self.compensate else ():
             grids = {name: affine_grid(*ranges[name], specs[name], view.storage) for name in names}
             own, first = {name: weights[name] for name in names}, names[0]
-            starts |= solve_together(own, grams[first], specs[first], view.storage, GPTQ(damp=self.damp), grids)
+            damped = GPTQ(damp=self.damp)
+            starts |= solve_together(
+                own, grams[first], specs[first], view.storage, damped, grids, trouble=view.trace.trouble
+            )
         return {
             name: Rounding(weight, specs[name], view.storage, *ranges[name], starts.get(name))
             for name, weight in weights.items()

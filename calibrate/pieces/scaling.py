@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from omniq.calibrate.hidden import Hidden
 from omniq.calibrate.pieces.let import FLOOR, LetSpec, Params, Transform, parameters_of, statistics, transforms
 from omniq.calibrate.stats import Moments
 from omniq.calibrate.view import BlockView
@@ -27,7 +28,7 @@ class Felt:
 
 
 @torch.no_grad()
-def felt(view: BlockView, stream: Tensor) -> Felt:
+def felt(view: BlockView, stream: Hidden) -> Felt:
     """What reaches every linear while `stream` (B, T, D) runs through the block as it stands."""
     params, order = parameters_of(view.module), view.reading_order()
     moments = {names[0]: Moments() for names in order}

@@ -11,9 +11,9 @@ from typing import Any
 
 from omniq.audit.base import Found
 from omniq.audit.store import found_from_dict, found_to_dict
+from omniq.differences import differences
 from omniq.errors import OutputError
 from omniq.shards import write_text
-from omniq.work import differences
 
 RUN, PREPARED, LOCK, MEASURED, MADE = "run.json", "prepared.json", ".lock", "measured", "models"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -15,6 +15,7 @@ from omniq.cli import (
     audit,
     bench_decode,
     bench_kernels,
+    doctor,
     export,
     export_lm_eval,
     fetch_demo,
@@ -29,15 +30,21 @@ from omniq.cli import (
 from omniq.cli import eval as eval_command
 from omniq.cli import list as list_command
 from omniq.cli.examples import START, about, lines
+from omniq.cli.exits import OUT_OF_MEMORY, in_one_line
+from omniq.cli.interruption import Interruption
+from omniq.cli.jsonlog import Log
 from omniq.errors import OmniqError, OutputError
-
-INTERRUPTED = 130
-OUT_OF_MEMORY = 8
 
 app = typer.Typer(
     name="omniq",
     help="Turn a language model into a low-bit one, measure what that did, and run it.",
-    epilog=lines("Start with:", START) + "\n\nEvery command explains itself: omniq quantize --help.",
+    epilog="\n\n".join(
+        (
+            lines("Start with:", START),
+            "Every command explains itself: omniq quantize --help.",
+            f"Exit codes: {in_one_line()}.",
+        )
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -56,6 +63,7 @@ app.add_typer(audits, name="audit", **about("audit"))
 app.command("unlearn", no_args_is_help=True, **about("unlearn"))(unlearn.command)
 app.command("report", no_args_is_help=True, **about("report"))(report.command)
 app.command("info", **about("info"))(info.command)
+app.command("doctor", **about("doctor"))(doctor.command)
 app.command("list", no_args_is_help=True, **about("list"))(list_command.command)
 bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine: single kernels, or whole models.")
 bench.command("kernels")(bench_kernels.kernels)
@@ -83,24 +91,24 @@ def _options(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits with a code that tells what happened (omniq/errors.py, 130, 8, 2)."""
+    """Runs the command line and exits with a code that tells what happened (omniq/errors.py, 130, 143, 8, 2)."""
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
     words = [word for word in given if word != "--debug"]
-    # A polite kill, as batch systems send it, ends as Ctrl-C does: files closed, a sentence, and a run that can go on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Log(words) as log, Interruption(interrupted(words), partial(_say, log, "KeyboardInterrupt")):
+        _run(words, debug, log)
+
+
+def _run(words: Sequence[str], debug: bool, log: Log) -> None:
+    """Runs the command line; an error that a user can do something about ends as a sentence."""
     try:
-        app(words, prog_name="omniq")
-    except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:
-            _say(interrupted(words))
-        raise
+        app(words, prog_name="omniq", obj=log)
     except (OmniqError, MemoryError, OSError, RuntimeError) as error:
         known = explained(error)
         if debug or known is None:
             raise
         sentence, code = known
-        _say(sentence)
+        _say(log, type(error).__name__, sentence)
         sys.exit(code)
 
 
@@ -125,12 +133,15 @@ def explained(error: Exception) -> tuple[str, int] | None:
 
 def interrupted(words: Sequence[str]) -> str:
     """What to tell a user who pressed Ctrl-C."""
-    resumes = "; run the same command again to go on where it stopped" if words[:1] == ["quantize"] else ""
-    return f"interrupted{resumes}"
+    resumes = " to go on where it stopped" if words[:1] == ["quantize"] else ""
+    return f"interrupted; run the same command again{resumes}"
 
 
-def _say(sentence: str) -> None:
-    """One red sentence on standard error."""
+def _say(log: Log, kind: str, sentence: str) -> None:
+    """One red sentence on standard error, or in the log that stands in its place."""
+    log.failed(kind, sentence)
+    if log.on_stderr:
+        return
     from rich.console import Console
 
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"omniq: {sentence}", style="red", markup=False)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from omniq.cli import audit_options as a
 from omniq.cli import options as o
+from omniq.cli.exits import FOUND
+from omniq.cli.jsonlog import heard, log_of
 from omniq.errors import UsageError
 
 if TYPE_CHECKING:
     from omniq.audit.models import Given
     from omniq.audit.result import Result
     from omniq.audit.run import AuditSpec
-
-FOUND = 9
-"""Exit code where a verdict has an effect named by --fail-on."""
 
 
 def command(
@@ -43,6 +42,7 @@ def command(
     overwrite: o.Overwrite = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    log_json: o.LogJson = None,
 ) -> None:
     """Say what unlearning and quantisation did to what a model knows.
 
@@ -55,7 +55,6 @@ def command(
     from omniq import hf
     from omniq.audit.output import written
     from omniq.audit.run import audit
-    from omniq.progress import ProgressReport
 
     if original is None or data is None or out is None:
         lacking = [
@@ -66,9 +65,10 @@ def command(
     hf.quiet()
     models = given(original, unlearned, never, quantized or [], control or [], recipe or [], trust_remote_code)
     spec = spec_of(models, data, preset, evaluators, items, template, seed, (device, dtype, trust_remote_code))
-    with ProgressReport(quiet) as listener:
+    with heard(ctx, quiet) as listener:
         result = audit(spec, out, reuse=reuse, overwrite=overwrite, on_event=listener)
     files = written(result, out)
+    log_of(ctx).write("result", result=summary(result, files))
     show(result, files, as_json, quiet)
     if any(effect in wanted for verdict in result.verdicts for effect in verdict.effect):
         raise typer.Exit(FOUND)
@@ -137,16 +137,21 @@ def effects_named(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def show(result: Result, files: list[Path], as_json: bool, quiet: bool) -> None:
-    """The verdicts and key figures on standard output."""
+def summary(result: Result, files: list[Path]) -> dict[str, Any]:
+    """Verdicts, files and facts as plain values."""
     from dataclasses import asdict
 
+    verdicts = [asdict(verdict) for verdict in result.verdicts]
+    return {"verdicts": verdicts, "files": [str(file) for file in files], "facts": result.facts}
+
+
+def show(result: Result, files: list[Path], as_json: bool, quiet: bool) -> None:
+    """The verdicts and key figures on standard output."""
     from omniq.audit.summary import tables
     from omniq.cli.render import print_json, print_pairs, print_table
 
     if as_json:
-        verdicts = [asdict(verdict) for verdict in result.verdicts]
-        return print_json({"verdicts": verdicts, "files": [str(file) for file in files], "facts": result.facts})
+        return print_json(summary(result, files))
     if quiet:
         return None
     for title, columns, rows in tables(result):

@@ -10,6 +10,7 @@ import typer
 
 from omniq.cli import eval_options as e
 from omniq.cli import options as o
+from omniq.cli.jsonlog import Log, counted, log_of
 from omniq.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    ctx: typer.Context,
     checkpoint: o.Checkpoint,
     text: e.Text = None,
     tasks: e.Tasks = None,
@@ -38,6 +40,7 @@ def command(
     trust_remote_code: o.TrustRemoteCode = False,
     record: e.Record = False,
     as_json: o.Json = False,
+    log_json: o.LogJson = None,
 ) -> None:
     """Measure a quantised model: perplexity on a text, KL and top-1 agreement with the original, tasks, and size."""
     from omniq.devices import device_named, dtype_named
@@ -54,7 +57,8 @@ def command(
     place = Place(device_named(device), dtype_named(dtype), activations, embed_bits)
     if record:
         check_recordable(checkpoint, spec, place)
-    result = measured(checkpoint, (spec, asked), place, against, revision, trust_remote_code)
+    result = measured(checkpoint, (spec, asked), place, against, revision, trust_remote_code, log_of(ctx))
+    log_of(ctx).write("result", result={"checkpoint": str(checkpoint), **result})
     show(checkpoint, result, as_json)
     if record:
         from omniq.recording import recorded
@@ -97,12 +101,12 @@ def measured(
     against: str | None,
     revision: str | None,
     trust: bool,
+    log: Log,
 ) -> dict[str, Any]:
     """Every figure by name; those that need the original only when `against` names it."""
     from omniq import evaluation, hf
     from omniq.eval.size import checkpoint_bytes
     from omniq.eval.windows import windows
-    from omniq.progress import counting
     from omniq.source import checked_folder
 
     hf.quiet()
@@ -114,7 +118,7 @@ def measured(
     quantised, original = evaluation.loaded_pair(checkpoint, folder, place, trust)
     figures = {}
     if spec:
-        with counting(len(taken), "window") as on_done:
+        with counted(log, len(taken), "window") as on_done:
             figures = evaluation.measured(quantised, original, spec, taken, tokenizer, on_done)
     if asked:
         figures |= task_figures(asked, {"tasks": quantised, "tasks_original": original}, tokenizer)

@@ -40,6 +40,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "omniq unlearn MODEL --data tofu:DIR --method grad_diff --out OUT",
     ),
     "info": ("omniq info", "omniq info OUT"),
+    "doctor": ("omniq doctor", "omniq doctor --json"),
     "list": ("omniq list recipes", "omniq list presets"),
     "bench": (
         "omniq bench kernels --model-shapes llama3-8b --csv rows.csv",
@@ -56,7 +57,7 @@ PANELS = {
     **dict.fromkeys(("quantize", "export", "push", "unlearn", "fetch-demo"), MAKE),
     "generate": RUN,
     **dict.fromkeys(("eval", "audit", "bench"), MEASURE),
-    **dict.fromkeys(("report", "info", "list"), LOOK),
+    **dict.fromkeys(("report", "info", "doctor", "list"), LOOK),
 }
 """The panel of the help that each command stands in."""
 

@@ -9,6 +9,7 @@ import typer
 
 from omniq.cli import options as o
 from omniq.cli.completion import names_in
+from omniq.cli.jsonlog import heard, log_of
 
 if TYPE_CHECKING:
     from omniq.exporting.report import ExportPlan, ExportReport
@@ -50,6 +51,7 @@ DryRun = Annotated[
 
 
 def command(
+    ctx: typer.Context,
     checkpoint: Checkpoint,
     format: Target,
     out: Out,
@@ -59,6 +61,7 @@ def command(
     overwrite: o.Overwrite = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    log_json: o.LogJson = None,
 ) -> None:
     """Write the same integers in another tool's layout, or multiplied out; read back before OUT is there.
 
@@ -67,14 +70,14 @@ def command(
     from omniq import hf
     from omniq.devices import dtype_named
     from omniq.exporting import run
-    from omniq.progress import ProgressReport
 
     shared = {"dtype": dtype_named(dtype), "overwrite": overwrite, "trust_remote_code": trust_remote_code}
     hf.quiet()
     if dry_run:
         return show_plan(run.plan(checkpoint, out, format, **shared), as_json)
-    with ProgressReport(quiet) as listener:
+    with heard(ctx, quiet) as listener:
         report = run.export(checkpoint, out, format, on_event=listener, **shared)
+    log_of(ctx).write("result", result=report.to_dict())
     show_report(report, as_json, quiet)
 
 

@@ -48,6 +48,8 @@ def machine_info() -> dict[str, Any]:
     """Versions, processors, and every kernel, format and preset with its state on this machine."""
     from omniq.calibrate.method import METHODS
     from omniq.formats.base import FORMATS
+    from omniq.installation.kernels import kernel_states, processors
+    from omniq.installation.packages import version
 
     return {
         "versions": {
@@ -60,49 +62,3 @@ def machine_info() -> dict[str, Any]:
         "formats": {name: form.loaders for name, form in FORMATS.items()},
         "presets": {name: method.summary for name, method in METHODS.items()},
     }
-
-
-def version(package: str) -> str:
-    """The installed version, or that there is none."""
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def processors() -> dict[str, Any]:
-    """The CPU's instruction set as torch uses it, omniq's native library, threads, and the CUDA devices."""
-    import torch
-
-    from omniq.kernels import cuda_library, native
-
-    bfloat16 = "with" if native.cpu_bfloat16() else "without"
-    return {
-        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "CPU library": native.missing() or f"loaded: {native.cpu_isa()}, {bfloat16} bfloat16 instructions",
-        "CUDA library": cuda_library.missing() or "loaded",
-        "threads": torch.get_num_threads(),
-        "cuda devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-    }
-
-
-def kernel_states() -> dict[str, str]:
-    """Each kernel: ready, or why it does not run a typical layer (W4A16g128, W4A8; 4096 by 4096) on a device here."""
-    import torch
-
-    from omniq.kernels.dispatch import KERNELS
-    from omniq.spec import LinearSpec
-
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    cases = [(LinearSpec.parse(scheme), device) for scheme in ("W4A16g128", "W4A8") for device in devices]
-    states = {}
-    for name, kernel in KERNELS.items():
-        reasons = {
-            f"{spec} on {device}": kernel.refuse(spec, (4096, 4096), torch.device(device)) for spec, device in cases
-        }
-        ready = [case for case, reason in reasons.items() if reason is None]
-        refused = "; ".join(f"not {case}: {reason}" for case, reason in reasons.items() if reason)
-        states[name] = "; ".join(part for part in ("ready for " + ", ".join(ready) if ready else "", refused) if part)
-    return states | {name: f"absent: {reason}" for name, reason in KERNELS.absent.items()}

@@ -90,7 +90,7 @@ def formats() -> list[Row]:
 
 def kernels() -> list[Row]:
     """The kernels and their state on this machine."""
-    from omniq.cli.info import kernel_states
+    from omniq.installation.kernels import kernel_states
 
     return [{"name": name, "on this machine": state} for name, state in kernel_states().items()]
 

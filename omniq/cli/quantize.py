@@ -9,6 +9,8 @@ import typer
 
 from omniq.cli import eval_options as e
 from omniq.cli import options as o
+from omniq.cli import recipe_options as r
+from omniq.cli.jsonlog import heard, log_of
 from omniq.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,70 +23,90 @@ def command(
     ctx: typer.Context,
     model: o.Model,
     out: o.Out,
-    wbits: o.WBits = None,
-    avg_bits: o.AvgBits = None,
-    bits_choices: o.BitsChoices = None,
-    abits: o.ABits = None,
-    group_size: o.GroupSize = None,
-    symmetric: o.Symmetric = None,
-    act_symmetric: o.ActSymmetric = None,
-    attention: o.Attention = None,
-    rotate: o.Rotate = None,
-    search_clips: o.SearchClips = None,
-    embed_bits: o.TableBits = None,
-    embed_group_size: o.TableGroup = None,
-    format: o.Format = None,
-    calib: o.Calib = None,
-    samples: o.Samples = None,
-    length: o.Length = None,
-    seed: o.Seed = None,
-    split: o.Split = None,
-    column: o.Column = None,
-    preset: o.Preset = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    let: o.Let = None,
-    lwc_lr: o.LwcLr = None,
-    let_lr: o.LetLr = None,
-    alpha: o.Alpha = None,
-    aug_loss: o.AugLoss = None,
-    set_: o.Set = None,
-    config: o.Config = None,
+    wbits: r.WBits = None,
+    avg_bits: r.AvgBits = None,
+    bits_choices: r.BitsChoices = None,
+    abits: r.ABits = None,
+    group_size: r.GroupSize = None,
+    symmetric: r.Symmetric = None,
+    act_symmetric: r.ActSymmetric = None,
+    attention: r.Attention = None,
+    rotate: r.Rotate = None,
+    search_clips: r.SearchClips = None,
+    embed_bits: r.TableBits = None,
+    embed_group_size: r.TableGroup = None,
+    format: r.Format = None,
+    calib: r.Calib = None,
+    samples: r.Samples = None,
+    length: r.Length = None,
+    seed: r.Seed = None,
+    split: r.Split = None,
+    column: r.Column = None,
+    preset: r.Preset = None,
+    epochs: r.Epochs = None,
+    batch_size: r.BatchSize = None,
+    let: r.Let = None,
+    lwc_lr: r.LwcLr = None,
+    let_lr: r.LetLr = None,
+    alpha: r.Alpha = None,
+    aug_loss: r.AugLoss = None,
+    set_: r.Set = None,
+    config: r.Config = None,
     eval_text: e.EvalText = None,
     eval_windows: e.EvalWindows = 0,
     eval_length: e.EvalLength = 512,
     device: o.Device = "auto",
+    max_memory: o.MaxMemory = None,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     dry_run: o.DryRun = False,
     overwrite: o.Overwrite = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    log_json: o.LogJson = None,
 ) -> None:
-    """Quantise MODEL and write a checkpoint that transformers, vLLM and omniq load.
-
-    Run the same command again after an interruption and it goes on where it stopped.
-    """
-    from omniq import hf, pipeline
+    """Quantise MODEL and write a checkpoint that transformers, vLLM and omniq load; run again, it goes on."""
     from omniq.choices import recipe_from
     from omniq.devices import device_named
+    from omniq.memory import budget_of
 
     recipe, evaluate = recipe_from(config, ctx.params), eval_spec(eval_text, eval_windows, eval_length)
     shared = {"overwrite": overwrite, "revision": revision, "trust_remote_code": trust_remote_code}
-    shared["device"] = device_named(device)
-    hf.quiet()
+    shared |= {"device": device_named(device), "max_memory": budget_of(max_memory)}
+    log_of(ctx).write("settings", model=model, out=out, recipe=recipe.to_dict())
     if dry_run:
-        return show_plan(pipeline.plan(model, out, recipe, **shared), as_json)
-    show_report(quantized(model, out, recipe, quiet, {**shared, "evaluate": evaluate}), as_json, quiet)
+        return planned(model, out, recipe, as_json, shared)
+    quantized(ctx, model, out, recipe, (as_json, quiet), {**shared, "evaluate": evaluate})
 
 
-def quantized(model: str, out: Path, recipe: Recipe, quiet: bool, settings: dict[str, Any]) -> Report:
-    """Runs the quantisation with its progress shown. settings: of pipeline.quantize, by name."""
-    from omniq import pipeline
-    from omniq.progress import ProgressReport
+def planned(model: str, out: Path, recipe: Recipe, as_json: bool, settings: dict[str, Any]) -> None:
+    """Shows the plan. settings: of pipeline.plan, by name."""
+    from omniq import hf, pipeline
 
-    with ProgressReport(quiet) as listener:
-        return pipeline.quantize(model, out, recipe, on_event=listener, **settings)
+    hf.quiet()
+    show_plan(pipeline.plan(model, out, recipe, **settings), as_json)
+
+
+def quantized(
+    ctx: typer.Context, model: str, out: Path, recipe: Recipe, shown: tuple[bool, bool], settings: dict[str, Any]
+) -> None:
+    """Runs the quantisation and shows how it goes and its report; of several processes the first alone speaks.
+
+    shown: as JSON, quietly. settings: of pipeline.quantize, by name.
+    """
+    import torch
+
+    from omniq import hf, pipeline
+    from omniq.calibrate.ranks import launched
+
+    hf.quiet()
+    as_json, quiet = shown
+    with launched(torch.device(settings["device"])) as ranks:
+        with heard(ctx, quiet or not ranks.first) as listener:
+            report = pipeline.quantize(model, out, recipe, on_event=listener, ranks=ranks, **settings)
+        if ranks.first:
+            log_of(ctx).write("result", result=report.to_dict())
+            show_report(report, as_json, quiet)
 
 
 def eval_spec(text: Path | None, windows: int, length: int) -> EvalSpec | None:
@@ -115,6 +137,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ("bits per weight", f"{plan.bits_per_weight:.2f}"),
         ("on disk", f"{human_bytes(plan.size_before)} -> {human_bytes(plan.size_after)}"),
         ("peak memory", f"about {human_bytes(plan.peak_memory)}"),
+        *([("on the device", f"about {human_bytes(plan.device_memory)}")] if plan.device_memory else []),
+        *(("where things live", sentence) for sentence in plan.lives),
         ("disk used meanwhile", human_bytes(plan.work_bytes)),
         ("time", f"about {duration(plan.seconds)} on this machine"),
         *(("loads in", loader) for loader in plan.loaders),

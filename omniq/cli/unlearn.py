@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +11,8 @@ import typer
 from omniq.cli import options as o
 from omniq.cli import training_options as t
 from omniq.cli.completion import names_in
+from omniq.cli.jsonlog import Log, log_of
+from omniq.events import Notice
 
 if TYPE_CHECKING:
     from omniq.unlearn.run import Unlearned, Unlearning
@@ -42,6 +46,7 @@ KeepCodes = Annotated[
 
 
 def command(
+    ctx: typer.Context,
     model: o.Model,
     data: t.Data,
     method: Method,
@@ -65,6 +70,7 @@ def command(
     overwrite: o.Overwrite = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
+    log_json: o.LogJson = None,
 ) -> None:
     """Make MODEL forget the forget split of the data, and write the result as a float32 model folder.
 
@@ -85,18 +91,30 @@ def command(
     unlearning = with_training(wanted, **given)
     knowledge = read(data)
     hf.quiet()
+    log = log_of(ctx)
+    log.write("settings", model=model, out=out, unlearning=unlearning.to_dict())
     where = {"device": device_named(device), "trust_remote_code": trust_remote_code, "overwrite": overwrite}
-    with t.steps_shown(quiet) as on_step:
-        report = unlearn(model, knowledge, unlearning, out, **where, tell=note, on_step=on_step)
+    with t.steps_shown(quiet or log.on_stderr) as shown:
+        steps = partial(step, log, shown)
+        report = unlearn(model, knowledge, unlearning, out, **where, tell=partial(note, log), on_step=steps)
+    log.write("result", result=report.to_dict())
     if as_json:
         print_json(report.to_dict())
     elif not quiet:
         print_pairs(f"{method} on {knowledge.name}", rows(report, unlearning))
 
 
-def note(sentence: str) -> None:
-    """A sentence on standard error that the user should read."""
-    typer.echo(f"note: {sentence}", err=True)
+def step(log: Log, shown: Callable[[int, int, float], None], done: int, total: int, loss: float) -> None:
+    """A training step, in the log and for people."""
+    log.step(done, total, f"loss {loss:.6g}")
+    shown(done, total, loss)
+
+
+def note(log: Log, sentence: str) -> None:
+    """A sentence that the user should read, on standard error and in the log."""
+    log(Notice(sentence))
+    if not log.on_stderr:
+        typer.echo(f"note: {sentence}", err=True)
 
 
 def rows(report: Unlearned, unlearning: Unlearning) -> list[tuple[str, str]]:

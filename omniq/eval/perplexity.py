@@ -8,6 +8,9 @@ from torch import Tensor
 
 from omniq.eval.base import EVALUATORS, Evaluator
 
+LARGEST = 700.0
+"""Of what exp is taken: beyond, a perplexity is more than a float holds, and JSON has no word for infinity."""
+
 
 def nll(log_p: Tensor, targets: Tensor) -> Tensor:
     """log-probabilities (M, V), true tokens (M,) -> negative log-likelihood (M,) in nats."""
@@ -15,8 +18,8 @@ def nll(log_p: Tensor, targets: Tensor) -> Tensor:
 
 
 def perplexity(mean_nll: float) -> float:
-    """exp(mean_nll); infinite where that overflows."""
-    return math.exp(mean_nll) if mean_nll < 700 else math.inf
+    """exp(mean_nll), at most exp(LARGEST)."""
+    return math.exp(min(mean_nll, LARGEST))
 
 
 def _quantised(p: Tensor, q: Tensor, targets: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omniq.errors import OutputError, UsageError
 from omniq.exporting.base import Target
-from omniq.work import Work, check_apart, check_free
+from omniq.work import Work, check_apart, check_free, tidy
 
 
 def check_place(out: Path, target: Target, source: Path, overwrite: bool) -> None:
@@ -21,6 +21,7 @@ def check_place(out: Path, target: Target, source: Path, overwrite: bool) -> Non
     if out.suffix != target.suffix:
         raise UsageError(f"the output is {out.name!r}; this format is one file, so name it *{target.suffix}")
     if out.exists() and not overwrite:
+        tidy(out)
         raise OutputError(f"the output {out} exists; choose another or give --overwrite")
 
 

@@ -15,8 +15,8 @@ from omniq.exporting.origin import Origin
 from omniq.exporting.placing import check_place, fresh_place, publish
 from omniq.exporting.record import schemes
 from omniq.exporting.report import ExportPlan, ExportReport
+from omniq.footprint import RUNTIME_BYTES
 from omniq.memory import peak_resident
-from omniq.planning import RUNTIME_BYTES
 from omniq.source import checked_folder
 from omniq.work import Work
 

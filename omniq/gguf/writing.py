@@ -43,7 +43,8 @@ def write_gguf(
     try:
         _write(path, known.name, facts, tensors, on_layer)
     except OSError as failure:
-        raise OutputError(f"cannot write {path}: {failure.strerror or failure}") from None
+        # What numpy could write in part only has no number of its own.
+        raise OutputError(f"cannot write {path}: {failure.strerror or 'the disk is full'}") from None
     span = _window_note(values, known)
     return (*notes, *([span] if span else []), *waste(tensors))
 

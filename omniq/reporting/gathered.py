@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping
 
 from omniq.calibrate.fidelity import Fidelity
-from omniq.reporting.record import BlockRecord, LinearRecord
+from omniq.calibrate.trouble import Trouble
+from omniq.reporting.record import BlockRecord, LinearRecord, trouble_from
 from omniq.work import Work
 
 MEASURED = tuple(Fidelity.__dataclass_fields__)
@@ -36,13 +37,25 @@ def block_record(index: int, facts: Mapping[str, str], shapes: Mapping[str, tupl
         unreached=tuple(json.loads(facts["unreached"])),
         peak_memory=int(facts["peak_memory"]),
         linears=linears,
+        trouble=trouble(facts),
     )
+
+
+def trouble(facts: Mapping[str, str]) -> Trouble | None:
+    """What was out of the ordinary in a block, from the facts kept with it; None where they do not say."""
+    values = json.loads(facts.get("trouble", "null"))
+    return values and trouble_from({**values, "largest": finite(values["largest"])})
 
 
 def tuning(work: Work) -> tuple[float, float] | None:
     """KL before and after tuning end to end, None where nothing was tuned."""
     facts = work.tuned_facts()
     return (float(facts["kl_before"]), float(facts["kl_after"])) if facts else None
+
+
+def tuning_skipped(work: Work) -> int:
+    """Steps of tuning end to end that were left out, because their gradient was not finite."""
+    return int(work.tuned_facts().get("skipped", 0))
 
 
 def number(text: str) -> float | None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from omniq.calibrate.trouble import Trouble
 from omniq.errors import ModelError
 
-LAYOUT = 1
-"""Of report.json; a reader refuses a later one."""
+LAYOUT = 2
+"""Of report.json; a reader refuses a later one, and takes one of layout 1, which counted less."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class BlockRecord:
 
     loss_before, loss_after: as the preset trains it, relative to the power of the block's output; None where it does
     not train. error: of the hidden states after the block, relative. peak_memory: the most bytes that the process had
-    held when the block was done. unreached: linears that no token reached.
+    held when the block was done. unreached: linears that no token reached. trouble: what else was out of the
+    ordinary; None where nothing was counted.
     """
 
     index: int
@@ -47,6 +49,7 @@ class BlockRecord:
     unreached: tuple[str, ...]
     peak_memory: int | None
     linears: tuple[LinearRecord, ...]
+    trouble: Trouble | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Record:
     seconds: of the session that finished the run; resumed_at: the block where it began, 0 for a run in one go.
     device_peak: bytes on an accelerator. notices: every sentence that the run printed; notes: what holds for a run of
     this kind. tuned: KL before and after tuning end to end, on sequences held out. quality: what was measured, with
-    its protocol.
+    its protocol. tuned_skipped: steps of that tuning left out, because their gradient was not finite.
     """
 
     base: str
@@ -91,6 +94,7 @@ class Record:
     tuned: tuple[float, float] | None
     quality: dict[str, Any] | None
     blocks: tuple[BlockRecord, ...] = field(repr=False)
+    tuned_skipped: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -107,18 +111,23 @@ class Record:
 
     @property
     def skipped_steps(self) -> int:
-        """Training steps left out as not finite, over all blocks."""
-        return sum(block.skipped_steps for block in self.blocks)
+        """Training steps left out as not finite, over all blocks and end to end."""
+        return sum(block.skipped_steps for block in self.blocks) + self.tuned_skipped
 
 
 def record_from(values: Mapping[str, Any], place: str) -> Record:
     """The inverse of Record.to_dict; ModelError naming `place` where the values are not those of a record."""
     layout = values.get("layout")
-    if layout != LAYOUT:
-        raise ModelError(f"{place} has layout {layout!r}, and this omniq reads {LAYOUT}; use the omniq that wrote it")
+    if layout not in (1, LAYOUT):
+        raise ModelError(
+            f"{place} has layout {layout!r}, and this omniq reads 1 and {LAYOUT}; use the omniq that wrote it"
+        )
     own = {key: value for key, value in values.items() if key != "layout"}
+    if layout == 1:
+        own["tuned_skipped"] = 0
     try:
-        blocks = tuple(_block(block) for block in own["blocks"])
+        since = {"trouble": None} if layout == 1 else {}
+        blocks = tuple(_block({**block, **since}) for block in own["blocks"])
         lists = {key: tuple(own[key]) for key in ("loaders", "notices", "notes")}
         record = _made(Record, {**own, **lists, "tuned": own["tuned"] and tuple(own["tuned"]), "blocks": blocks})
         _check(record)
@@ -129,7 +138,16 @@ def record_from(values: Mapping[str, Any], place: str) -> Record:
 
 def _block(values: Mapping[str, Any]) -> BlockRecord:
     linears = tuple(_made(LinearRecord, {**one, "shape": tuple(one["shape"])}) for one in values["linears"])
-    return _made(BlockRecord, {**values, "unreached": tuple(values["unreached"]), "linears": linears})
+    found = {"unreached": tuple(values["unreached"]), "linears": linears, "trouble": trouble_from(values["trouble"])}
+    return _made(BlockRecord, {**values, **found})
+
+
+def trouble_from(values: Mapping[str, Any] | None) -> Trouble | None:
+    """A block's trouble of plain values, None of None."""
+    if values is None:
+        return None
+    lists = {key: tuple(values[key]) for key in ("scarce", "damped", "uncompensated")}
+    return _made(Trouble, {**values, **lists})
 
 
 def _made(kind: type, values: Mapping[str, Any]) -> Any:
@@ -146,6 +164,7 @@ KINDS: dict[type, dict[str, tuple[type, ...]]] = {
         **dict.fromkeys(("base", "scheme", "preset", "format", "command", "device", "date"), (str,)),
         **dict.fromkeys(("tables", "allocation", "data", "data_fingerprint"), (str, type(None))),
         **dict.fromkeys(("size_before", "size_after", "parameters", "threads", "resumed_at", "peak_memory"), COUNT),
+        "tuned_skipped": COUNT,
         **dict.fromkeys(("bits_per_weight", "seconds"), NUMBER),
         **dict.fromkeys(("card", "recipe", "versions"), (dict,)),
         "quality": (dict, type(None)),
@@ -155,6 +174,11 @@ KINDS: dict[type, dict[str, tuple[type, ...]]] = {
         **dict.fromkeys(("index", "skipped_steps"), COUNT),
         "seconds": NUMBER,
         **dict.fromkeys(("loss_before", "loss_after", "error", "peak_memory"), (*NUMBER, type(None))),
+    },
+    Trouble: {
+        **dict.fromkeys(("zero_groups", "constant_groups", "lost_groups", "sinks"), COUNT),
+        "kept_start": (bool,),
+        "largest": (*NUMBER, type(None)),
     },
     LinearRecord: {
         **dict.fromkeys(("name", "scheme"), (str,)),
@@ -166,11 +190,13 @@ KINDS: dict[type, dict[str, tuple[type, ...]]] = {
 
 def _check(record: Record) -> None:
     """Raises ValueError where a field is of another type."""
-    for part in (record, *record.blocks, *record.linears):
+    met = [block.trouble for block in record.blocks if block.trouble]
+    for part in (record, *record.blocks, *record.linears, *met):
         for name, kinds in KINDS[type(part)].items():
             if not isinstance(getattr(part, name), kinds):
                 raise ValueError(f"{name} is {getattr(part, name)!r}")
     texts = (*record.loaders, *record.notices, *record.notes, *(one for b in record.blocks for one in b.unreached))
+    texts += tuple(name for one in met for name in (*one.scarce, *one.damped, *one.uncompensated))
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a sentence is no text")
     numbers = (*(record.tuned or ()), *(side for linear in record.linears for side in linear.shape))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from omniq.checkpoint import Reader
-from omniq.digests import content_digest
+from omniq.digests import content_digest, tensor_digest
 from omniq.errors import ModelError
 from omniq.formats.base import Format, StoredTable
 from omniq.hf import OpenModel
@@ -138,7 +138,9 @@ def table_digests(tables: Tables) -> dict[str, str]:
     """A hash of the codes and scales of each table: 'embedding' and, where it is another, 'head'."""
     pairs = {"embedding": tables.embedding, "head": None if tables.head is tables.embedding else tables.head}
     return {
-        name: content_digest([("codes", q.codes), ("scales", q.scales)], {"spec": str(q.spec)})
+        name: content_digest(
+            {"codes": tensor_digest(q.codes), "scales": tensor_digest(q.scales)}, {"spec": str(q.spec)}
+        )
         for name, q in pairs.items()
         if q is not None
     }

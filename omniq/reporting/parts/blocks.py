@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+from omniq.calibrate.trouble import Trouble
 from omniq.eval.size import human_bytes
 from omniq.page.figures import drawn, lacking, picture
 from omniq.page.markup import Markup, details, paragraph, section, table, tag
@@ -35,6 +37,7 @@ def head(record: Record) -> tuple[str, ...]:
     names += ["Error of its output"] if any(block.error is not None for block in record.blocks) else []
     names += ["Time", "Peak memory so far"]
     names += ["Skipped steps"] if record.skipped_steps else []
+    names += [name for name in COUNTS if any(counted(block, name) for block in record.blocks)]
     return (*names, "Not reached") if any(block.unreached for block in record.blocks) else tuple(names)
 
 
@@ -48,9 +51,32 @@ def row(record: Record, block: BlockRecord) -> list[str | Markup]:
         "Time": duration(block.seconds),
         "Peak memory so far": "" if block.peak_memory is None else human_bytes(block.peak_memory),
         "Skipped steps": str(block.skipped_steps),
+        **{name: counted(block, name) for name in COUNTS},
         "Not reached": tag("td", ", ".join(block.unreached), class_="names"),
     }
     return [cells[name] for name in head(record)]
+
+
+COUNTS: dict[str, Callable[[Trouble], int | bool | float | None]] = {
+    "Largest hidden state": lambda met: met.largest,
+    "Groups all zero": lambda met: met.zero_groups,
+    "Groups of one value": lambda met: met.constant_groups,
+    "Groups rounded to zero": lambda met: met.lost_groups,
+    "Sink tokens left out": lambda met: met.sinks,
+    "Few tokens": lambda met: len(met.scarce),
+    "Damped more": lambda met: len(met.damped),
+    "Not compensated": lambda met: len(met.uncompensated),
+    "Kept its start": lambda met: met.kept_start,
+}
+"""What is counted of a block's trouble, by column."""
+
+
+def counted(block: BlockRecord, name: str) -> str:
+    """What a block has to tell in one of COUNTS; '' for nothing."""
+    value = COUNTS[name](block.trouble) if block.trouble else None
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value or "")
 
 
 def trained(record: Record) -> bool:

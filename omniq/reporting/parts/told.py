@@ -21,7 +21,9 @@ def skipped(record: Record) -> str:
     if not record.skipped_steps:
         return "No training step was skipped. What was written was read back and computes what was calibrated."
     where = ", ".join(str(block.index) for block in record.blocks if block.skipped_steps)
+    places = [f"blocks {where}"] if where else []
+    places += [f"{record.tuned_skipped} end to end"] if record.tuned_skipped else []
     return (
-        f"{record.skipped_steps} training steps were skipped, because their loss was not finite (blocks {where}). "
+        f"{record.skipped_steps} training steps were skipped, because their loss was not finite ({'; '.join(places)}). "
         "What was written was read back and computes what was calibrated."
     )
