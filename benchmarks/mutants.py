@@ -1,7 +1,7 @@
 """Plants a fault in the core numerics, one at a time, and says which test notices it.
 
     python benchmarks/mutants.py                   all faults of mutant_list.py, and results/mutants.csv
-    python benchmarks/mutants.py --only GPTQ       those with a word in their name or file; other rows stay
+    python benchmarks/mutants.py --only GPTQ gguf  those with one of these in name or file; other rows stay
 
 The sources are copied to a temporary folder, and tests are run there, on the copy: your files are never touched. First
 the tests run as they are; then every fault runs the test files that should notice it, up to the first that fails. The
@@ -163,16 +163,16 @@ def keep(found: list[Outcome]) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="WORD", help="only faults with this in their name or file")
+    parser.add_argument("--only", nargs="+", metavar="WORDS", help="only faults with one of these in name or file")
     return parser.parse_args()
 
 
 def main() -> None:
     """Plants what was asked for, and prints and keeps what came of it."""
     only = arguments().only
-    faults = [fault for fault in FAULTS if only is None or only in fault.name or only in fault.file]
+    faults = [fault for fault in FAULTS if only is None or any(one in fault.name or one in fault.file for one in only)]
     if not faults:
-        sys.exit(f"no fault has {only!r} in its name or file")
+        sys.exit(f"no fault has {', '.join(map(repr, only))} in its name or file")
     with tempfile.TemporaryDirectory(prefix="omniq-mutants-") as folder:
         try:
             found, broken = outcomes(copied(ROOT, Path(folder) / "copy"), faults)

@@ -111,3 +111,9 @@ def test_holm_multiplies_by_what_is_left() -> None:
 
 def test_the_normal_tail_is_that_of_tables() -> None:
     assert normal_tail(1.959964) == pytest.approx(0.025, abs=1e-7)
+
+
+def test_two_groups_are_resampled_independently_of_each_other() -> None:
+    first, second = (np.concatenate(list(counts(400, 300, 5, stream))) for stream in (0, 1))
+    together = np.corrcoef(first.ravel(), second.ravel())[0, 1]
+    assert abs(together) < 5 / np.sqrt(first.size)
