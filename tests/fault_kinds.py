@@ -257,6 +257,10 @@ def read_only(place: Place, job: Job, count: int, random: Random) -> Tally:
             place.refused(job, tally, place.tried(job, tally, fault=without_privilege), (7,))
             _closed(place.work(job), False)
             ended = place.tried(job, tally, fault=without_privilege)
+        elif place.work(job).exists():
+            # Closed after the result was moved, so that the rest could not be removed: the next command does that.
+            _closed(place.work(job), False)
+            place.refused(job, tally, place.tried(job, tally), (7,), "not empty")
         place.over(job, tally, ended)
     return tally
 
