@@ -90,6 +90,7 @@ types: $(VENV)/test.stamp
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # The packages of $(VENV) are seen from the new environment, but not what its .pth files do, such as the editable omniq.
 wheel: $(VENV)/test.stamp

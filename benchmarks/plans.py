@@ -46,8 +46,7 @@ LLAMA = {
     "vocab_size": 128256,
 }
 MODELS: dict[str, dict[str, Any]] = {
-    "8B": LLAMA
-    | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "8B": LLAMA | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
     "70B": LLAMA
     | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
     "405B": LLAMA

@@ -122,7 +122,7 @@ class Ranks:
         if self.first:
             try:
                 found = work()
-            except Exception:
+            except Exception:  # whatever it is, the others must not wait for it; it goes on its way here
                 self.told((False, None))
                 raise
             return self.told((True, found))[1]

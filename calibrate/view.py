@@ -139,8 +139,8 @@ class BlockView:
         return sum(self.ranks.gathered(-(-len(self.inputs) // self.calls.batch)))
 
     def batches(self, *streams: Hidden) -> Iterator[tuple[Tensor, ...]]:
-        """Aligned batches (b, T, D) of the given streams (B, T, D)."""
-        return zip(*(stream.split(self.calls.batch) for stream in streams), strict=True)
+        """Aligned batches (b, T, D) of the given streams (B, T, D); none of no sequence, a process's share at times."""
+        return zip(*(stream.split(self.calls.batch) for stream in streams if len(stream)), strict=True)
 
     def call(self, hidden: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
         """hidden (b, T, D) -> output (b, T, D) float32; `params` replace parameters of the same name for this call."""

@@ -144,7 +144,8 @@ class Job:
 
     def _made_by(self) -> str:
         """What else than the identity decides in which order sums are made."""
-        return f"{self.ranks.count} processes of {torch.get_num_threads()} threads"
+        count, threads = self.ranks.count, torch.get_num_threads()
+        return f"{count} process{'es' * (count > 1)} of {threads} thread{'s' * (threads > 1)}"
 
     def _rounded(self, work: Work) -> Callable[[str], Tensor]:
         """Reads the model's parameters, its embedding table and output head as they are stored."""

@@ -13,12 +13,12 @@ from omniq.calibrate.hidden import in_memory, on_disk
 from omniq.calibrate.ranks import ALONE, Ranks
 from omniq.eval.size import checkpoint_bytes
 from omniq.eval.windows import EvalSpec
-from omniq.events import Listener, ignore
+from omniq.events import Listener, Notice, ignore
 from omniq.footprint import placement
 from omniq.hf import cache_folder, open_model, resolve
 from omniq.job import Job
 from omniq.made import Session, report
-from omniq.memory import EVERYTHING, Budget, peak_resident
+from omniq.memory import EVERYTHING, Budget, available, in_units, peak_resident
 from omniq.planning import check
 from omniq.planning import plan as planned
 from omniq.precision import fast_dtype
@@ -87,6 +87,8 @@ def quantize(
     given = data if recipe.needs_data else None
     place = ranks.device if ranks.count > 1 else torch.device(device)
     lives = placement(opened, recipe, max_memory, place.type != "cpu", ranks.count)
+    if ranks.first and lives.host > (free := available()):
+        on_event(Notice(f"this run needs about {in_units(lives.host)} of memory, and {in_units(free)} are free"))
     room = on_disk(work_folder(out)) if lives.streams_on_disk else in_memory
     job = Job(
         opened, model, recipe, place, cache / "tokens", trust_remote_code, given, ranks, room, lives.codes_in_memory

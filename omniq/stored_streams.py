@@ -54,10 +54,18 @@ def first(folder: Path, index: int, ranks: Ranks, batch: int) -> Tensor:
     return torch.cat(list(_rows(stored, _of(stored, ranks)[:batch])))
 
 
-def drop(folder: Path, index: int) -> None:
-    """Removes the files of block `index`."""
+def drop_rivals(folder: Path, index: int, ranks: Ranks) -> None:
+    """Removes what another number of processes left of block `index`: the block to come is not of that run of it."""
     for path in folder.glob(f"streams-{index:05d}-*.safetensors"):
-        path.unlink(missing_ok=True)
+        if not path.name.endswith(f"-of-{ranks.count}.safetensors"):
+            path.unlink(missing_ok=True)
+
+
+def drop_before(folder: Path, index: int) -> None:
+    """Removes the files of every block before `index`."""
+    for path in folder.glob("streams-*.safetensors"):
+        if path.name < NAME.format(index, 0, 0)[: len("streams-00000")]:
+            path.unlink(missing_ok=True)
 
 
 def _own(readers: list[Reader], name: str, ranks: Ranks, room: Room) -> Hidden:

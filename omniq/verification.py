@@ -98,8 +98,8 @@ class Replay:
 
     @torch.no_grad()
     def check(self, calls: BlockCalls, last: Tensor, settings: Settings) -> None:
-        """last: the first batch of what calibration had after the last block (b, T, D)."""
-        hidden = calls.first.to(settings.device)
+        """last: what calibration had after the last block for the first batch, or for its first samples (b, T, D)."""
+        hidden = calls.first[: len(last)].to(settings.device)
         for index, module in enumerate(self.written.modules()):
             prefix = f"{self.written.blocks}.{index}."
             meta = dict(module.named_parameters())

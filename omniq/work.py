@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,13 +20,15 @@ from omniq.calibrate.run import QuantizedBlock, Streams
 from omniq.checkpoint import Reader
 from omniq.differences import differences, kept_values
 from omniq.errors import OutputError
+from omniq.folder_lock import taken
 from omniq.sealed import Seal, facts_of
 from omniq.shards import write_text
 
 TABLES, ALLOCATION = "tables.safetensors", "allocation.safetensors"
 TUNED, LAST = "tuned.safetensors", "last.safetensors"
-BLOCK, TOLD = "block-{:05d}.safetensors", "told.json"
+BLOCK, TOLD, LOCK = "block-{:05d}.safetensors", "told.json", "lock"
 RUN, PUBLISHED, RESULT = "run.json", "published.json", "result"
+PROCESSES = "processes"
 
 
 class Work:
@@ -56,30 +57,23 @@ class Work:
     def _locked(self) -> None:
         """Makes the folder, for this job alone."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("w")
+            lock = taken(self.folder / LOCK)
         except OSError as error:
             raise OutputError(
                 f"cannot write beside {self.out}: {error.strerror}; choose another output folder"
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.folder / "lock"))
-        except (BlockingIOError, FileNotFoundError):  # held, or just removed by the one that held it
-            free = False
-        if not free:
-            self._lock.close()
+        if lock is None:
             raise OutputError(
                 f"another omniq process is writing {self.out}; wait for it or choose another output folder"
             )
+        self._lock = lock
         self._reopen()
 
     def __exit__(self, *_: object) -> None:
         if not self.ranks.first:
             return
         self._reopen()
-        if not self.unfinished():
-            # Published, or stopped before anything was begun, so there is nothing to go on from.
+        if not self.unfinished():  # published, or stopped before anything was begun
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 
@@ -161,7 +155,7 @@ class Work:
 
     def save_tuned(self, tensors: Mapping[str, Tensor], last: Tensor, facts: Mapping[str, str]) -> None:
         """Stores what was tuned end to end, and what the last block gives since for the first batch (b, T, D)."""
-        self.seal.write(self.folder / LAST, {"last": last}, {})
+        self.seal.write(self.folder / LAST, {"last": last}, {PROCESSES: str(self.ranks.count)})
         self.seal.write(self.tuned_path(), tensors, facts)
 
     def tuned_facts(self) -> dict[str, str]:
@@ -169,9 +163,11 @@ class Work:
         return facts_of(self.tuned_path())
 
     def last(self, index: int, batch: int) -> Tensor:
-        """What block `index`, the last one, gives for this process's first batch (b, T, D)."""
+        """What block `index`, the last one, gives for this process's first samples (b, T, D)."""
         if self.tuned_path().is_file():
-            return Reader(self.folder / LAST).read("last")
+            last = Reader(self.folder / LAST).read("last")
+            # Another number of processes had other samples in its first batch, but for the first of all.
+            return last if facts_of(self.folder / LAST)[PROCESSES] == str(self.ranks.count) else last[:1]
         return stored_streams.first(self.folder, index, self.ranks, batch)
 
     def save_tables(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
@@ -205,13 +201,14 @@ class Work:
         if block.streams is not None:
             stored_streams.save(self.folder, self.seal, block.index, block.streams, self.ranks)
             self.ranks.gathered("saved")
-        self.ranks.by_first(lambda: self.seal.write(self.block_path(block.index), tensors, facts))
-        if block.streams is not None:
-            self.ranks.by_first(lambda: self._drop_streams(block.index - 1))
+        self.ranks.by_first(lambda: self._close(block.index, tensors, facts))
 
-    def _drop_streams(self, index: int) -> None:
+    def _close(self, index: int, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+        """Stores a block whose streams are there, and removes all other streams."""
         with _reported(f"remove a file from {self.folder}"):
-            stored_streams.drop(self.folder, index)
+            stored_streams.drop_rivals(self.folder, index, self.ranks)
+            self.seal.write(self.block_path(index), tensors, facts)
+            stored_streams.drop_before(self.folder, index)
 
     def streams(self, index: int) -> Streams:
         """The hidden states of this process's samples after block `index`."""
@@ -252,7 +249,7 @@ class Work:
             for path in self.folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
-                elif path.name != "lock":
+                elif path.name != LOCK:
                     path.unlink()
 
 

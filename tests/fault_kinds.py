@@ -39,16 +39,7 @@ def _killed_until_done(place: Place, job: Job, count: int, moments: Moments, tal
             # Over but for the cleaning up: the result is there, and the same command says so.
             again = place.tried(job, tally)
             place.refused(job, tally, again, (7,), "not empty|exists")
-            return _there(place, job, tally)
-
-
-def _there(place: Place, job: Job, tally: Tally) -> None:
-    if other := place.other_bits(job):
-        tally.wrong.append(f"{job.name}: other bits than those of an undisturbed run in {other}")
-    elif place.work(job).exists():
-        tally.wrong.append(f"{job.name}: {place.work(job).name} was left behind beside a finished output")
-    else:
-        tally.identical += 1
+            return place.undisturbed(job, tally)
 
 
 def fresh_kills(place: Place, job: Job, count: int, random: Random) -> Tally:

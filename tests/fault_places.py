@@ -181,7 +181,12 @@ class Place:
         """
         if ended.code or ended.said.count("omniq: "):
             tally.wrong.append(f"{job.name}: exit code {ended.code}: {ended.said[-600:]}")
-        elif other := self.other_bits(job):
+        else:
+            self.undisturbed(job, tally, after)
+
+    def undisturbed(self, job: Job, tally: Tally, after: str = "") -> None:
+        """Notes down whether the output has the bits of an undisturbed run, and nothing lies beside it."""
+        if other := self.other_bits(job):
             tally.wrong.append(f"{job.name}: other bits than those of an undisturbed run in {other}{after}")
         elif self.work(job).exists():
             tally.wrong.append(f"{job.name}: {self.work(job).name} was left behind")

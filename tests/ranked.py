@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from subjects import QUICK
 from omniq import pipeline
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.ranks import ALONE, Ranks, launched
-from omniq.events import BlockDone, Event
+from omniq.events import BlockDone, Event, Listener, Notice
 from omniq.recipe import Recipe
 from omniq.spec import LinearSpec
 
@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     **{name: ("llama", "W3A16g16", {"preset": name, "options": TRAINED[name]}) for name in TRAINED},
     "experts": ("qwen3_moe", "W3A16g16", {"preset": "default", "options": TRAINED["default"]}),
     "many steps": ("llama", "W3A16g16", {"preset": "default", "options": {**TRAINED["default"], "steps": 12}}),
+    "steps of one": ("llama", "W3A16g16", {"preset": "default", "options": {**TRAINED["default"], "batch": 1}}),
     "experts, gptq": ("qwen3_moe", "W4A16g16", {"preset": "gptq"}),
     "transformations": ("llama", "W4A8g16", {"preset": "omniquant", "options": {"epochs": 1, "let": True}}),
     "activation clips": ("llama", "W4A4g16", {"preset": "gptq", "search_clips": True}),
@@ -38,7 +39,11 @@ CASES: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "tables": ("llama", "W4A16g16", {"preset": "default", "embed_bits": 8}),
 }
 """name -> architecture, scheme and fields of the recipe."""
-KILLED = "killed"
+STOPPED: dict[str, tuple[str, Callable[[Event], bool]]] = {
+    "killed": ("gptq", lambda event: isinstance(event, BlockDone)),
+    "killed when tuned": ("default", lambda event: isinstance(event, Notice) and event.text.startswith("end to end")),
+}
+"""name -> a case, and the event at which its first process dies."""
 
 
 def recipe(folder: Path, name: str) -> Recipe:
@@ -53,20 +58,20 @@ def quantise(folder: Path, name: str, out: str, ranks: Ranks = ALONE, **settings
     pipeline.quantize(str(folder / CASES[name][0]), folder / out, recipe(folder, name), ranks=ranks, **settings)
 
 
-def die(event: Event) -> None:
-    """Ends the process where it stands, after the first block."""
-    if isinstance(event, BlockDone):
-        os._exit(9)
+def dying(at: Callable[[Event], bool]) -> Listener:
+    """Ends the process where it stands, at an event."""
+    return lambda event: os._exit(9) if at(event) else None
 
 
 def main(folder: Path, names: list[str]) -> None:
-    """Every case; of the one named KILLED, the first process dies in the middle."""
+    """Every case; of those in STOPPED, the first process dies in the middle."""
     pipeline.cache_folder = lambda: folder / "cache"
     torch.set_num_threads(1)
     with launched(torch.device("cpu")) as ranks:
         for name in names:
-            if name == KILLED:
-                quantise(folder, "gptq", KILLED, ranks, on_event=die)
+            if name in STOPPED:
+                case, at = STOPPED[name]
+                quantise(folder, case, name, ranks, on_event=dying(at))
             else:
                 quantise(folder, name, f"{name} by {ranks.count}", ranks)
 

@@ -372,6 +372,7 @@ def test_a_signal_ends_the_command_and_the_same_command_goes_on(number, code, pl
     save, out, before = Work.save, tmp_path / "out", signal.getsignal(number)
     words = ["quantize", str(place.model), "-o", str(out), "--wbits", "3", "--group-size", "16", "--preset", "gptq"]
     words += ["--calib", str(place.text), "--samples", "4", "--length", "24"]
+
     def signalled(self, block, *args) -> None:
         save(self, block, *args)
         if block.index == 0:

@@ -170,6 +170,17 @@ def test_a_run_goes_on_from_disk_that_began_in_memory(
     assert same(tmp_path / "whole", tmp_path / "out")
 
 
+def test_a_run_that_needs_more_than_is_free_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    pipeline.quantize(str(folder / "model"), tmp_path / "enough", recipe(folder, "rtn"), on_event=told.append)
+    assert not any("are free" in str(event) for event in told)
+    monkeypatch.setattr(pipeline, "available", lambda: 1 << 20)
+    pipeline.quantize(str(folder / "model"), tmp_path / "short", recipe(folder, "rtn"), on_event=told.append)
+    assert any("of memory, and 1.0MB are free" in str(event) for event in told)
+
+
 def test_the_plan_says_where_things_live(folder: Path, tmp_path: Path) -> None:
     plan = pipeline.plan(str(folder / "model"), tmp_path / "out", recipe(folder, "default"), max_memory=Budget(GB))
     assert plan.peak_memory <= GB

@@ -17,7 +17,7 @@ FOLDERS = {"omniq": "omniq", "kernels": "omniq.kernels", "calibrate": "omniq.cal
 LAYERS = (
     ("errors",),
     ("registry", "spec", "text", "events", "recipes", "strict_yaml", "differences"),
-    ("qtensor", "header", "gguf_header", "origins", "knowledge", "page"),
+    ("qtensor", "header", "gguf_header", "origins", "knowledge", "page", "folder_lock"),
     ("grid", "checkpoint", "source", "digests", "hadamard", "progress"),
     ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing", "memory", "devices"),
     ("calibrate", "nn", "eval", "hf", "sealed"),

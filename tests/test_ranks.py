@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import ranked
 import torch
-from ranked import CASES, KILLED, TRAINED
+from ranked import CASES, STOPPED, TRAINED
 from subjects import Tiny
 from tiny import save_text, save_tiny, tokens
 
@@ -96,17 +96,18 @@ def test_what_processes_train_together_gets_better(name: str, folder: Path) -> N
     assert min(block["loss_after"] / block["loss_before"] for block in blocks) < 0.98
 
 
-def test_a_job_whose_process_died_goes_on_with_one(folder: Path, same_cache: None) -> None:
-    (died, _), (ended, said) = start_unwatched(folder, KILLED)
+@pytest.mark.parametrize(("name", "resumed_at"), [("killed", 1), ("killed when tuned", 2)])
+def test_a_job_whose_process_died_goes_on_with_one(name: str, resumed_at: int, folder: Path, same_cache: None) -> None:
+    (died, _), (ended, said) = start_unwatched(folder, name)
     assert died == 9
     assert ended == 1
     assert "another process of this job has gone" in said
-    assert not (folder / KILLED).exists()
+    assert not (folder / name).exists()
     notices = []
-    ranked.quantise(folder, "gptq", KILLED, on_event=notices.append)
+    ranked.quantise(folder, STOPPED[name][0], name, on_event=notices.append)
     assert any("made by 2 processes" in str(event) for event in notices)
-    assert json.loads((folder / KILLED / "report.json").read_text())["resumed_at"] == 1
-    assert float((codes(folder / KILLED) == codes(folder / "gptq by 2")).float().mean()) >= SAME_CODES
+    assert json.loads((folder / name / "report.json").read_text())["resumed_at"] == resumed_at
+    assert float((codes(folder / name) == codes(folder / f"{STOPPED[name][0]} by 2")).float().mean()) >= SAME_CODES
 
 
 @pytest.mark.parametrize(("batch", "preset", "word"), [(3, "gptq", "--batch-size 2"), (2, "rtn", "start one")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from omniq.audit.base import Found
 from omniq.audit.store import found_from_dict, found_to_dict
 from omniq.differences import differences
 from omniq.errors import OutputError
+from omniq.folder_lock import taken
 from omniq.shards import write_text
 
 RUN, PREPARED, LOCK, MEASURED, MADE = "run.json", "prepared.json", ".lock", "measured", "models"
@@ -33,15 +33,12 @@ class AuditFolder:
 
     def __enter__(self) -> AuditFolder:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("w")
+            lock = taken(self.path / LOCK)
         except OSError as error:
             raise OutputError(f"cannot write to {self.path}: {error.strerror}; choose another --out folder") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise OutputError(f"another audit is writing {self.path}; wait for it or choose another folder") from None
+        if lock is None:
+            raise OutputError(f"another audit is writing {self.path}; wait for it or choose another folder")
+        self._lock = lock
         return self
 
     def __exit__(self, *_: object) -> None:
