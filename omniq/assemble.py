@@ -13,6 +13,7 @@ from torch import Tensor
 from omniq.checkpoint import Reader, without_nan
 from omniq.errors import ModelError
 from omniq.shards import Source, write_bytes, write_model, write_text
+from omniq.sums import write_sums
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", *LICENCES)
@@ -40,8 +41,8 @@ def _copied(source: Reader, name: str) -> Tensor:
 def write_folder(
     result: Path, folder: Path, tensors: Iterator[Source], config: Mapping[str, Any], max_shard_bytes: int
 ) -> None:
-    """Writes weights and config.json; copies files of tokenizer, generation, code and licence from `folder`."""
-    write_model(result, tensors, max_shard_bytes)
+    """Writes weights, their sums and config.json; copies files of tokenizer, generation, code and licence."""
+    write_sums(result, write_model(result, tensors, max_shard_bytes))
     write_config(result, config)
     try:
         for path in copied_files(folder):

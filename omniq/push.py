@@ -30,12 +30,13 @@ from omniq.header import json_object
 from omniq.reporting.folder import PAGE, RECORD, has_record, read_record
 from omniq.reporting.metrics import METRICS
 from omniq.source import TRANSPORT, checked_folder, config_values, offline
+from omniq.sums import SUMS
 
 BELONGS = (
     "*.safetensors", "*.gguf", INDEX_FILE, "config.json", "generation_config.json", "quantize_config.json",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "spiece.model", "*.tiktoken",
     "tekken.json", "chat_template*", "preprocessor_config.json", "processor_config.json", "*.py", "*.jinja",
-    "README.md", RECORD, PAGE, METRICS, "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", ".gitattributes",
+    "README.md", RECORD, PAGE, METRICS, SUMS, "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", ".gitattributes",
 )  # fmt: skip
 """What a checkpoint folder may hold; anything else is named and refused rather than published."""
 

@@ -122,7 +122,7 @@ def flips_before_reading_back(place: Place, job: Job, count: int, random: Random
 
 
 def flips_in_output(place: Place, job: Job, count: int, random: Random) -> Tally:
-    """A bit of a published checkpoint: what loading it sees, and what it cannot."""
+    """A bit of a published checkpoint: what loading it sees, and what only its sums show, which miss none."""
     place.whole(job)
     place.runs.run(job.command(place.root))
     tally, file = Tally(), place.root / job.out / "model.safetensors"
@@ -130,12 +130,13 @@ def flips_in_output(place: Place, job: Job, count: int, random: Random) -> Tally
     for _ in range(count):
         what = flip(file, random)
         ended = place.runs.run(["generate", str(place.root / job.out), "a model", "--max-new-tokens", "1"])
-        tally.faults, tally.runs = tally.faults + 1, tally.runs + 1
+        tally.faults, tally.runs = tally.faults + 1, tally.runs + 2
         if ended.code == 0:
             tally.unseen += 1
         else:
             place.refused(job, tally, ended, (3, 5))
         tally.where[f"{what} {'refused' if ended.code else 'loaded'}"] += 1
+        place.refused(job, tally, place.runs.run(["info", str(place.root / job.out), "--verify"]), (6,), "changed")
         file.write_bytes(intact)
     return tally
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("qtensor", "header", "gguf_header", "origins", "knowledge", "page", "folder_lock"),
     ("grid", "checkpoint", "source", "digests", "hadamard", "progress"),
     ("kernels", "formats", "models", "shards", "attention", "structure", "experts", "timing", "memory", "devices"),
-    ("calibrate", "nn", "eval", "hf", "sealed"),
+    ("calibrate", "nn", "eval", "hf", "sealed", "sums"),
     ("stored_streams",),
     ("recipe", "report", "assemble", "work", "decoding", "vocab"),
     ("mixed", "rotation", "precision", "packed", "finishing", "gguf", "howto", "choices"),

@@ -19,12 +19,21 @@ MaybeCheckpoint = Annotated[
 ]
 
 
-def command(checkpoint: MaybeCheckpoint = None, as_json: o.Json = False) -> None:
+Verify = Annotated[bool, typer.Option("--verify", help="Read every weight and compare it with SHA256SUMS.")]
+
+
+def command(checkpoint: MaybeCheckpoint = None, verify: Verify = False, as_json: o.Json = False) -> None:
     """Show what a checkpoint holds; without one, versions, processors and kernels of this machine."""
     from omniq.cli.render import flat, print_json, print_pairs
+    from omniq.errors import UsageError
     from omniq.eval.size import human_bytes
+    from omniq.source import checked_folder
+    from omniq.sums import check_sums
 
-    values = checkpoint_info(checkpoint) if checkpoint else machine_info()
+    if verify and checkpoint is None:
+        raise UsageError("--verify is for a checkpoint: omniq info OUT --verify")
+    written = {"as_written": check_sums(checked_folder(checkpoint))} if verify else {}
+    values = (checkpoint_info(checkpoint) if checkpoint else machine_info()) | written
     if as_json:
         return print_json(values)
     if "size" in values:
