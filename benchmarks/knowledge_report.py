@@ -16,8 +16,8 @@ PRESETS = {"rtn": "#8a8a8a", "gptq": "#c77c11", "awq": "#2a7f62", "omniquant": "
 FACTS = (("facts", "", "contains"), ("facts", "", "mc_acc"), ("world", "real_authors", "mc_acc"),
          ("world", "world_facts", "mc_acc"), ("world", "world_facts", "rouge_recall"))  # fmt: skip
 PANELS = (("facts", "", "contains", "facts: answer written"),
-          ("world", "world_facts", "mc_acc", "TOFU world facts: right one chosen"),
-          ("world", "real_authors", "mc_acc", "TOFU real authors: right one chosen"))  # fmt: skip
+          ("facts", "", "mc_acc", "facts: right one chosen"),
+          ("world", "world_facts", "rouge_recall", "TOFU world facts: ROUGE-L recall"))  # fmt: skip
 SHOWN = "rouge_recall"
 
 Rows = list[dict[str, str]]
@@ -92,7 +92,8 @@ def draw_facts(rows: Rows, path: Path) -> None:
         places = {str(count): at for at, count in enumerate((16, 8, 4, 3, 2))}
         original = found(mine, role="orig_fp")
         for shift, (preset, colour) in enumerate(PRESETS.items()):
-            points = original + found(mine, role="orig_q", method=preset)
+            made = found(mine, role="orig_q", method=preset)
+            points = original + sorted(made, key=lambda row: places[row["bits"]])
             x = [places[row["bits"]] + (shift - 1.5) * 0.07 for row in points]
             y = [number(row, "value") for row in points]
             spread = [[number(row, "value") - number(row, "ci_lo") for row in points],
@@ -102,13 +103,13 @@ def draw_facts(rows: Rows, path: Path) -> None:
             )
         if original and original[0]["chance"] and number(original[0], "chance"):
             panel.axhline(number(original[0], "chance"), color="#555555", linewidth=0.8, linestyle=":")
-            panel.text(0, number(original[0], "chance") + 0.015, "chance", fontsize=8, color="#555555")
+            panel.text(1.6, number(original[0], "chance") - 0.055, "chance", fontsize=8, color="#555555")
         panel.set_title(title, fontsize=9)
         panel.set_xticks(range(len(places)), places)
         panel.set_xlabel("bits of a weight")
         panel.set_ylim(0, 1.04)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("share of questions")
+    panels[0].set_ylabel("share of questions, recall")
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
 
