@@ -13,7 +13,12 @@ from omniq.errors import UsageError
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MACHINE = Path("/proc/meminfo")
-LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CONTROL = Path("/sys/fs/cgroup")
+CONTROLS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file "),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file "),
+)
+"""Of both versions of control groups, below CONTROL: the limit, what is used of it, what of that is cache of files."""
 RESET_PEAK = "5"
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -64,9 +69,11 @@ def available() -> int:
     found = [1 << 62]
     if MACHINE.is_file():
         found.append(int(MACHINE.read_text().partition("MemAvailable:")[2].split()[0]) * 1024)
-    for path in LIMITS:
+    for limit, used, stat, cached in CONTROLS:
+        path = CONTROL / limit
         if path.is_file() and (text := path.read_text().strip()).isdigit():
-            found.append(int(text))
+            cache = (CONTROL / stat).read_text().rpartition(cached)[2].split()
+            found.append(max(0, int(text) - int((CONTROL / used).read_text()) + int(cache[0])))
     return min(found)
 
 

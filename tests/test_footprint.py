@@ -82,11 +82,25 @@ def test_what_is_free_is_known() -> None:
     assert 1 << 26 < available() < 1 << 62
 
 
-def test_a_limit_on_the_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "limit").write_text("100000000\n")
-    (tmp_path / "none").write_text("max\n")
-    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "limit", tmp_path / "none", tmp_path / "missing"))
-    assert available() == 100_000_000
+@pytest.mark.parametrize(
+    ("stat", "files"),
+    [
+        ("anon 40000000\ninactive_file 5000000\nactive_file 7\n", memory.CONTROLS[0]),
+        ("inactive_file 1\nrss 40000000\ntotal_inactive_file 5000000\ntotal_active_file 7\n", memory.CONTROLS[1]),
+    ],
+)
+def test_what_is_left_of_a_limit_on_the_process_counts(
+    stat: str, files: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CONTROL", tmp_path)
+    for name, text in zip(files, ("100000000\n", "45000000\n", stat), strict=False):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available() == 60_000_000
+    (tmp_path / files[1]).write_text("145000000\n")
+    assert available() == 0
+    (tmp_path / files[0]).write_text("max\n")
+    assert available() > 1 << 26
 
 
 @pytest.mark.parametrize("preset", WITH_DATA)
