@@ -31,13 +31,13 @@ from omniq.gguf.blocks import BLOCKS, Q8_0, block_for, encode, refusal  # noqa: 
 from omniq.gguf.metadata import rope_factors, sizes  # noqa: E402
 from omniq.gguf.pretokenizers import PRETOKENIZERS  # noqa: E402
 from omniq.gguf.reading import check_gguf  # noqa: E402
-from omniq.gguf.saying import nbytes, why_not  # noqa: E402
+from omniq.gguf.saying import loaders, nbytes, why_not  # noqa: E402
 from omniq.gguf.tensors import row_order  # noqa: E402
 from omniq.gguf.vocabulary import vocabulary  # noqa: E402
 from omniq.gguf.writing import write_gguf  # noqa: E402
 from omniq.hf import load_tokenizer  # noqa: E402
 from omniq.qtensor import QTensor  # noqa: E402
-from omniq.spec import QuantSpec  # noqa: E402
+from omniq.spec import LinearSpec, QuantSpec  # noqa: E402
 
 COLUMNS = 512
 GROUPS = (32, 64, 256, -1)
@@ -53,6 +53,7 @@ GRIDS = [
 NEEDS_LLAMA = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="running a GGUF file needs llama-cpp-python")
 CHANGES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"layer_types": [SLIDING, SLIDING]},
+    "qwen2_moe": {"vocab_size": 330, "shared_expert_intermediate_size": 64},
     "qwen2": {"vocab_size": 330},
     "qwen3": {"head_dim": 128},
 }
@@ -168,7 +169,7 @@ def test_a_grid_that_no_block_holds_is_refused_with_the_reason(spec: QuantSpec, 
 @pytest.mark.parametrize(
     ("name", "scheme", "options"),
     [
-        *((name, "W4A16g32", {}) for name in ARCHITECTURES),
+        *((name, "W4A16g32", {}) for name, known in ARCHITECTURES.items() if not known.experts),
         ("llama", "W4A16g32-asym", {}),
         ("llama", "W4A16g32-asym", {"format": "awq"}),
         ("llama", "W8A16", {"format": "gptq"}),
@@ -191,6 +192,41 @@ def test_transformers_own_reader_makes_the_same_weights_of_the_file(
     assert torch.equal(model.get_input_embeddings().weight.double(), wanted)
     norm = model.model.norm.weight
     assert torch.allclose(norm, origin.model.read("model.norm.weight").float(), rtol=0, atol=2**-22)
+
+
+@pytest.mark.parametrize("name", [name for name, known in ARCHITECTURES.items() if known.experts])
+def test_the_experts_of_a_layer_lie_in_one_tensor_in_turn(name: str, made: Made, tmp_path: Path) -> None:
+    origin = Origin(made(name))
+    write_gguf(origin, tmp_path / "m.gguf")
+    check_gguf(origin, tmp_path / "m.gguf")
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    experts = [layer for layer in origin.layers if ".experts." in layer.name]
+    assert len(experts) == 2 * 4 * 3
+    for layer in experts:
+        _, block, _, _, number, kind = layer.name.removeprefix("model.").split(".")
+        tensor = found[f"blk.{block}.ffn_{kind.removesuffix('_proj')}_exps.weight"]
+        weight = torch.from_numpy(gguf.dequantize(tensor.data[int(number)], tensor.tensor_type)).double()
+        assert torch.equal(weight, multiplied(origin.weight(layer))), layer.name
+    (said,) = (sentence for sentence in loaders(origin) if sentence.startswith("transformers"))
+    assert said.startswith("transformers: no")
+
+
+def test_a_changed_expert_is_found_out(made: Made, tmp_path: Path) -> None:
+    path = written(made("qwen3_moe"), tmp_path / "m.gguf")
+    tensor = next(one for one in gguf.GGUFReader(path).tensors if one.name == "blk.1.ffn_up_exps.weight")
+    raw = bytearray(path.read_bytes())
+    raw[tensor.data_offset + tensor.n_bytes - 1] ^= 0x10
+    path.write_bytes(raw)
+    with pytest.raises(VerificationError, match=r"blk\.1\.ffn_up_exps\.weight"):
+        check_gguf(Origin(made("qwen3_moe")), path)
+
+
+def test_experts_of_different_bits_are_refused(made: Made) -> None:
+    origin = Origin(made("qwen3_moe"))
+    name = "model.layers.1.mlp.experts.2.up_proj"
+    eight = LinearSpec.parse("W8A16g32")
+    origin.layers = tuple(replace(layer, spec=eight) if layer.name == name else layer for layer in origin.layers)
+    assert "those of blk.1.ffn_up_exps.weight are Q4_0, Q8_0" in why_not(origin)
 
 
 def read_by_transformers(path: Path) -> nn.Module:
@@ -318,7 +354,13 @@ def test_a_plain_model_of_every_architecture_in_the_table_can_be_said(name: str)
         ("gemma3_text", {"layer_types": [SLIDING, FULL]}, "6th layer"),
         ("gemma3_text", {"query_pre_attn_scalar": 64}, "llama.cpp computes with 16"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
-        ("gemma2", {}, "not gemma2"),
+        ("gemma2", {"final_logit_softcapping": None}, "final_logit_softcapping is None"),
+        ("gemma2", {"layer_types": [FULL, SLIDING]}, "2th layer"),
+        ("gemma2", {"query_pre_attn_scalar": 64}, "llama.cpp computes with 16"),
+        ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob is False"),
+        ("qwen2_moe", {"norm_topk_prob": True}, "norm_topk_prob is True"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, "no experts"),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "no experts"),
     ],
 )
 def test_a_model_that_llama_cpp_would_compute_otherwise_is_refused(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omniq.gguf.architectures import FULL, Architecture, head_size
+from omniq.gguf.architectures import CAPS, FULL, Architecture, expert_count, head_size
 
 Value = bool | int | float | str | list
 Metadata = dict[str, Value]
@@ -51,13 +51,27 @@ def sizes(values: Mapping[str, Any], known: Architecture) -> Metadata:
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
     if known.windows:
         found["attention.sliding_window"] = values["sliding_window"]
+    if known.capped:
+        found |= {key: float(values[key]) for key in CAPS}
+    if known.experts:
+        found |= _experts(values)
     return {f"{known.name}.{key}": value for key, value in found.items()}
+
+
+def _experts(values: Mapping[str, Any]) -> Metadata:
+    """Keys of a mixture of experts. Where the config names no width of an expert, it is the block's own."""
+    found = {"expert_count": expert_count(values), "expert_used_count": values["num_experts_per_tok"]}
+    widths = {
+        "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    }
+    return found | {key: values[name] for key, name in widths.items() if name in values}
 
 
 def rotary(values: Mapping[str, Any], known: Architecture) -> Mapping[str, Any]:
     """The entry of rope_parameters for layers of full attention."""
     ropes = values["rope_parameters"]
-    return ropes[FULL] if known.windows else ropes
+    return ropes[FULL] if known.local_base else ropes
 
 
 def window(values: Mapping[str, Any], known: Architecture) -> int | None:

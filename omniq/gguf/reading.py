@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gguf
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,17 +35,22 @@ def _same(tensor: Stored, found: gguf.ReaderTensor) -> bool:
     if tuple(reversed(found.shape.tolist())) != tensor.shape or found.tensor_type.name != tensor.kind:
         return False
     if not isinstance(tensor, Blocks):
-        return torch.equal(_values(found, slice(None)), tensor.read().float())
-    q = tensor.read()
-    step = max(1, VALUES // tensor.shape[1])
-    parts = (slice(first, first + step) for first in range(0, tensor.shape[0], step))
-    return all(torch.equal(_values(found, part), _rows(q, part).dequantize()) for part in parts)
+        return torch.equal(_values(found, found.data), tensor.read().float())
+    places = found.data if len(tensor.shape) == 3 else found.data[None]
+    return all(_equal(read(), found, data) for read, data in zip(tensor.reads, places, strict=True))
+
+
+def _equal(q: QTensor, found: gguf.ReaderTensor, data: np.ndarray) -> bool:
+    """Whether data (N, bytes of a row) of the file's tensor are the rows of q (N, K)."""
+    step = max(1, VALUES // q.shape[1])
+    parts = (slice(first, first + step) for first in range(0, q.shape[0], step))
+    return all(torch.equal(_values(found, data[part]), _rows(q, part).dequantize()) for part in parts)
 
 
 def _rows(q: QTensor, part: slice) -> QTensor:
     return QTensor(q.codes[part], q.scales[part], q.zeros[part], q.spec)
 
 
-def _values(found: gguf.ReaderTensor, part: slice) -> Tensor:
-    """The numbers of some rows, float32, as the gguf package decodes them."""
-    return torch.from_numpy(gguf.dequantize(found.data[part], found.tensor_type).copy())
+def _values(found: gguf.ReaderTensor, data: np.ndarray) -> Tensor:
+    """The numbers of some of the tensor's rows, float32, as the gguf package decodes them."""
+    return torch.from_numpy(gguf.dequantize(data, found.tensor_type).copy())

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from omniq.errors import UnsupportedError
-from omniq.gguf.architectures import unsaid
+from omniq.gguf.architectures import architecture_for, unsaid
 from omniq.gguf.blocks import refusal
 from omniq.gguf.vocabulary import vocabulary
 from omniq.hf import load_tokenizer
@@ -58,13 +58,17 @@ def nbytes(checkpoint: Any) -> int:
     return sum(tensor.nbytes for tensor in stored(checkpoint))
 
 
-def loaders() -> tuple[str, ...]:
+def loaders(checkpoint: Any) -> tuple[str, ...]:
     """The runtimes that load the file, one sentence each."""
+    mixture = architecture_for(checkpoint.model.config.to_dict()).experts
     return (
-        "transformers: yes (from_pretrained(FOLDER, gguf_file=NAME), with the package gguf); the weights are expanded "
-        "to full precision in memory.",
+        "transformers: no, its reader of GGUF files takes the sizes of experts from elsewhere than the file."
+        if mixture
+        else "transformers: yes (from_pretrained(FOLDER, gguf_file=NAME), with the package gguf); the weights are "
+        "expanded to full precision in memory.",
         "llama.cpp and what is built on it (llama-cpp-python, Ollama, LM Studio): yes; it rounds the input of each "
         "linear to 8 bits while it multiplies.",
         "vLLM: only through a plugin that is not part of it (not run).",
-        "omniq: omniq quantize takes it as a model; omniq.load wants the checkpoint it was made of.",
+        f"omniq: {'' if mixture else 'omniq quantize takes it as a model; '}omniq.load wants the checkpoint it was "
+        "made of.",
     )

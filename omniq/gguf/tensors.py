@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +28,9 @@ FLOAT_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16
 LEAVES = (".weight", ".bias")
 LINEAR_FIX = "quantise the original with --format gptq, whose scales are float16 from the start, and export that"
 TABLE_FIX = "quantise the original with --embed-bits 16"
+ROUTER = "ffn_gate_inp.weight"
+EXPERT = re.compile(r"\.experts\.\d+\.")
+"""The number of an expert in a parameter's name, which the experts of a layer share in a GGUF file."""
 TURNED = ("self_attn.q_proj", "self_attn.k_proj")
 """Linears whose output rows pair up in the rotary embedding."""
 
@@ -60,13 +65,16 @@ class Checkpoint(Protocol):
 
 @dataclass(frozen=True)
 class Blocks:
-    """A tensor of integers. name: GGUF's; read: its rows (N, K) in the file's order; layer: None for a table."""
+    """A tensor of integers: a linear (N, K), the experts of a layer one after another (E, N, K), or a table (V, D).
+
+    name: GGUF's. reads: the rows in the file's order, of each linear. layers: the linears, none for a table.
+    """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     block: Block
-    read: Callable[[], QTensor]
-    layer: Layer | None = None
+    reads: tuple[Callable[[], QTensor], ...]
+    layers: tuple[Layer, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -76,11 +84,12 @@ class Blocks:
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return self.shape[0] * self.shape[1] // self.block.columns * self.block.nbytes
+        return math.prod(self.shape) // self.block.columns * self.block.nbytes
 
     def data(self) -> Tensor:
         """Its bytes, uint8; UnsupportedError where a scale is none that the block holds."""
-        return encode(self.read(), self.block, self.name, TABLE_FIX if self.layer is None else LINEAR_FIX)
+        fix = LINEAR_FIX if self.layers else TABLE_FIX
+        return torch.cat([encode(read(), self.block, self.name, fix) for read in self.reads])
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ class Floats:
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], Tensor]
-    layer: None = None
+    layers: tuple[Layer, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -101,7 +110,7 @@ class Floats:
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def data(self) -> Tensor:
         """Its bytes, uint8."""
@@ -118,8 +127,7 @@ def stored(checkpoint: Checkpoint) -> tuple[Stored, ...]:
     layers = {f"{layer.name}.weight": layer for layer in checkpoint.layers}
     tables = checkpoint.stored_tables
     places = {f"{module}.weight": module for module in tables.places}
-    named = names(model, known)
-    found: list[Stored] = []
+    named, found = names(model, known), []
     for param, shape in _parameters(model):
         order = row_order(param, values, known)
         if param in layers:
@@ -131,14 +139,36 @@ def stored(checkpoint: Checkpoint) -> tuple[Stored, ...]:
     factors = rope_factors(values, known)
     if factors is not None:
         found.append(Floats("rope_freqs.weight", tuple(factors.shape), torch.float32, lambda: factors))
-    return tuple(found)
+    return _stacked(found)
+
+
+def _stacked(tensors: list[Stored]) -> tuple[Stored, ...]:
+    """Tensors of one name, which the experts of a layer have, as one."""
+    found: dict[str, list[Stored]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.name, []).append(tensor)
+    return tuple(parts[0] if len(parts) == 1 else _stack(parts) for parts in found.values())
+
+
+def _stack(parts: list[Stored]) -> Blocks:
+    """The experts (N, K) of a layer as one tensor (E, N, K)."""
+    first = parts[0]
+    other = next((part for part in parts if (part.kind, part.shape) != (first.kind, first.shape)), None)
+    if other is not None or not isinstance(first, Blocks):
+        kinds = ", ".join(dict.fromkeys(part.kind for part in parts))
+        raise UnsupportedError(
+            f"llama.cpp keeps the experts of a layer in one tensor of one kind of block, and those of {first.name} are "
+            f"{kinds}; give them the same bits"
+        )
+    reads, layers = (sum(every, ()) for every in zip(*((p.reads, p.layers) for p in parts), strict=True))
+    return Blocks(first.name, (len(parts), *first.shape), first.block, reads, layers)
 
 
 def names(model: OpenModel, known: Architecture) -> Mapping[str, str]:
     """GGUF's name of every parameter, by the model's."""
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == known.name)
     mapped = gguf.get_tensor_name_map(kind, len(model.skeleton.get_submodule(model.blocks)))
-    found = {param: mapped.get_name(param, LEAVES) for param, _ in _parameters(model)}
+    found = {param: mapped.get_name(EXPERT.sub(".experts.", param), LEAVES) for param, _ in _parameters(model)}
     for param, name in found.items():
         linear = param.removeprefix(model.blocks).partition(".")[2].partition(".")[2].removesuffix(".bias")
         if name is None or (param.endswith(".bias") and linear not in known.biased):
@@ -171,7 +201,7 @@ def _linear(checkpoint: Checkpoint, layer: Layer, name: str, order: Tensor | Non
     scales = _scale_dtype(checkpoint, layer.stored, checkpoint.form.leaves(layer.spec))
     block = block_for(layer.spec.weight, layer.shape[1], scales)
     read = partial(_rows, partial(checkpoint.weight, layer), order)
-    return Blocks(name, layer.shape, block, read, layer)
+    return Blocks(name, layer.shape, block, (read,), (layer,))
 
 
 def _table(checkpoint: Checkpoint, module: str, name: str) -> Blocks:
@@ -183,7 +213,7 @@ def _table(checkpoint: Checkpoint, module: str, name: str) -> Blocks:
 
     place, shape = tables.places[module], tables.shape(module)
     scales = _scale_dtype(checkpoint, place.name, checkpoint.form.tables.leaves(place))
-    return Blocks(name, shape, block_for(place.spec.weight, shape[1], scales), read)
+    return Blocks(name, shape, block_for(place.spec.weight, shape[1], scales), (read,))
 
 
 def _scale_dtype(checkpoint: Checkpoint, stored: str, leaves: tuple[str, ...]) -> torch.dtype:
@@ -201,9 +231,14 @@ def _rows(read: Callable[[], QTensor], order: Tensor | None) -> QTensor:
 
 
 def _floats(model: OpenModel, param: str, name: str, shape: tuple[int, ...], order: Tensor | None) -> Floats:
-    """A parameter in floating point. Vectors are float32, as llama.cpp wants them; matrices stay what they are."""
+    """A parameter in floating point. Vectors are float32, as llama.cpp wants them; matrices stay what they are.
+
+    The matrix by which a token chooses its experts is float32 too, since llama.cpp rounds the input of a narrower one.
+    A gate of a single row is a vector.
+    """
     dtype = model.reader.info(model.stored_name(param)).dtype
-    kept = torch.float32 if len(shape) == 1 else dtype
+    shape = shape[1:] if shape[0] == 1 else shape
+    kept = torch.float32 if len(shape) == 1 or name.endswith(ROUTER) else dtype
     if dtype not in FLOAT_KINDS:
         raise UnsupportedError(f"{param} is {dtype}, which GGUF's readers do not compute with; store it in float32")
     # float32(1 + weight) is what a norm with an offset multiplies by in transformers, too.
@@ -211,6 +246,6 @@ def _floats(model: OpenModel, param: str, name: str, shape: tuple[int, ...], ord
 
     def read() -> Tensor:
         values = model.read(param).to(kept)
-        return (values if order is None else values[order]) + offset
+        return ((values if order is None else values[order]) + offset).view(shape)
 
     return Floats(name, shape, kept, read)

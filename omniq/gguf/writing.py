@@ -16,7 +16,7 @@ from omniq import __version__
 from omniq.errors import OutputError
 from omniq.gguf.architectures import Architecture, architecture_for
 from omniq.gguf.metadata import Metadata, general, sizes, window
-from omniq.gguf.tensors import Blocks, Checkpoint, Stored, stored
+from omniq.gguf.tensors import Checkpoint, Stored, stored
 from omniq.gguf.vocabulary import vocabulary
 from omniq.hf import load_tokenizer
 
@@ -53,7 +53,7 @@ def file_type(tensors: tuple[Stored, ...]) -> int:
     """llama.cpp's number for a file whose linears are mostly what these are."""
     counts = Counter()
     for tensor in tensors:
-        if isinstance(tensor, Blocks) and tensor.layer is not None:
+        if tensor.layers:
             counts[tensor.kind] += math.prod(tensor.shape)
     kind = counts.most_common(1)[0][0]
     return int(gguf.LlamaFileType[FILE_TYPES.get(kind, f"MOSTLY_{kind}")])
@@ -63,12 +63,13 @@ def waste(tensors: tuple[Stored, ...]) -> tuple[str, ...]:
     """A sentence for each grid that takes far more bits in the file than it has."""
     found = {}
     for tensor in tensors:
-        if not isinstance(tensor, Blocks) or tensor.layer is None:
+        if not tensor.layers:
             continue
-        spec, bits = tensor.layer.spec.weight, tensor.block.bits_per_weight
-        if bits > WASTE * (spec.bits + 16 / spec.width(tensor.shape[1])):
-            found[str(tensor.layer.spec)] = (
-                f"{tensor.layer.spec} is stored in {tensor.kind} blocks of {bits:g} bits per weight, since GGUF has no "
+        layer, bits = tensor.layers[0], tensor.block.bits_per_weight
+        spec = layer.spec.weight
+        if bits > WASTE * (spec.bits + 16 / spec.width(tensor.shape[-1])):
+            found[str(layer.spec)] = (
+                f"{layer.spec} is stored in {tensor.kind} blocks of {bits:g} bits per weight, since GGUF has no "
                 f"smaller block for this grid{_smaller(spec.bits)}"
             )
     return tuple(found.values())
@@ -103,8 +104,8 @@ def _write(
         writer.write_ti_data_to_file()
         for tensor in tensors:
             writer.write_tensor_data(tensor.data().numpy())
-            if tensor.layer is not None:
-                on_layer(tensor.layer)
+            for layer in tensor.layers:
+                on_layer(layer)
         writer.flush()
         for file in writer.fout:
             os.fsync(file.fileno())

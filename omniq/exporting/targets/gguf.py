@@ -27,7 +27,7 @@ class Gguf:
 
     def loaded_by(self, origin: Origin) -> tuple[str, ...]:
         """The runtimes that load the result, one sentence each."""
-        return loaders()
+        return loaders(origin)
 
     def nbytes(self, origin: Origin, choices: Choices) -> int:
         """Bytes of weights in the result."""
