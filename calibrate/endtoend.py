@@ -43,8 +43,8 @@ class EndToEnd:
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch < 1 or self.scale_lr < 0 or self.norm_lr < 0:
             raise UsageError(
-                f"epochs={self.epochs}, batch={self.batch}, scale_lr={self.scale_lr}, norm_lr={self.norm_lr}: "
-                "epochs and rates must be 0 or more, batch 1 or more"
+                f"final_epochs={self.epochs}, final_batch={self.batch}, scale_lr={self.scale_lr}, "
+                f"norm_lr={self.norm_lr}: epochs and rates must be 0 or more, the batch 1 or more"
             )
 
 

@@ -111,7 +111,7 @@ def tuned_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
     found += Cost(passes=170 * shape.weights * method.compensate)
     shown, judged = method.steps * min(method.batch, samples), JUDGED * min(MEASURED, samples) * bool(method.steps)
     found += forward * ((3 * shown + judged) / samples) + Cost(passes=25 * shape.weights) * method.steps
-    rounds = -(-samples // method.batch)
+    rounds = -(-samples // method.final_batch)
     return found + (forward * 4.5 + Cost(passes=20 * shape.weights) * rounds) * method.final_epochs
 
 

@@ -30,7 +30,11 @@ CASES: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     **{name: ("llama", "W4A16g16", {"preset": name}) for name in ("gptq", "awq", "fast")},
     **{name: ("llama", "W3A16g16", {"preset": name, "options": TRAINED[name]}) for name in TRAINED},
     "experts": ("qwen3_moe", "W3A16g16", {"preset": "default", "options": TRAINED["default"]}),
-    "many steps": ("llama", "W3A16g16", {"preset": "default", "options": {**TRAINED["default"], "steps": 12}}),
+    "many steps": (
+        "llama",
+        "W3A16g16",
+        {"preset": "default", "options": {**TRAINED["default"], "steps": 12, "final_batch": 4}},
+    ),
     "steps of one": ("llama", "W3A16g16", {"preset": "default", "options": {**TRAINED["default"], "batch": 1}}),
     "experts, gptq": ("qwen3_moe", "W4A16g16", {"preset": "gptq"}),
     "transformations": ("llama", "W4A8g16", {"preset": "omniquant", "options": {"epochs": 1, "let": True}}),

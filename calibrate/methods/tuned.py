@@ -37,8 +37,8 @@ class Default:
     steps of signed gradient descent on rounding and ranges, each over `batch` sequences. rounding_lr, range_lr: how far
     the first step goes; None means 1 / steps and half of that, and half of both from compensated integers, which larger
     steps undo before they find better ones. drop: share of the largest errors that does not count. skip_sinks: nor do
-    attention sinks. final_epochs over the samples end to end, by the KL to the original; scale_lr, norm_lr: rates of
-    its factors.
+    attention sinks. final_epochs over the samples end to end, by the KL to the original, final_batch sequences a step;
+    scale_lr, norm_lr: rates of its factors.
     """
 
     scaling: int = 20
@@ -51,6 +51,7 @@ class Default:
     drop: float = 0.001
     skip_sinks: bool = True
     final_epochs: int = 1
+    final_batch: int = 1
     scale_lr: float = 1e-3
     norm_lr: float = 1e-3
     search_ranges: bool = True
@@ -74,7 +75,7 @@ class Default:
 
     def end_to_end(self) -> EndToEnd:
         """The settings of the training of all blocks."""
-        return EndToEnd(self.final_epochs, self.batch, self.scale_lr, self.norm_lr)
+        return EndToEnd(self.final_epochs, self.final_batch, self.scale_lr, self.norm_lr)
 
     @property
     def finishing(self) -> EndToEnd | None:
