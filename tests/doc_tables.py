@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterable
 from itertools import product
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from omniq import recipes
+from omniq.calibrate.method import METHODS
 from omniq.formats.base import FORMATS, Format
 from omniq.gguf.blocks import block_for, refusal
 from omniq.recipe import Recipe, read_recipe
@@ -128,6 +130,29 @@ def cells(row: dict[str, str] | None) -> tuple[str, ...]:
     return (row["samples"], f"{bits:.2f}", f"{kl:.3f}", f"{ppl:.1f}", f"{share:.0f} %", f"{minutes:.1f}")
 
 
+def tools_table() -> str:
+    """omniq's presets and other tools at 3 bits on the same model, tokens and texts; the least KL first."""
+    wanted = {"model": "smollm2", "calibration": "wikitext2-valid", "samples": "128", "recipe": "{}"}
+    with QUALITY.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
+    rows = [row for row in rows if row["scheme"].startswith("W3A16g64") and named(row)]
+    rows.sort(key=lambda row: float(row["kl"]))
+    return table(
+        ("tool", "bits per weight", "KL", "perplexity", "KL on other text", "minutes"),
+        [(named(row), *(cells(row)[at] for at in (1, 2, 3)), f"{float(row['other_kl']):.3f}", cells(row)[5])
+         for row in rows],
+    )  # fmt: skip
+
+
+def named(row: dict[str, str]) -> str:
+    """A preset of omniq, or another tool with its version and its number of steps; nothing for an ablation."""
+    options = json.loads(row["options"])
+    if row["preset"] in METHODS:
+        return "" if options else f"omniq `{row['preset']}`"
+    steps = f", {options['iters']} steps" if "iters" in options else ""
+    return f"{row['preset']} {row['version'].partition(',')[0].rpartition(' ')[2]}{steps}"
+
+
 def recipes_table() -> str:
     """Every recipe that comes with omniq, and what was measured of it."""
     rows = []
@@ -148,6 +173,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "formats": ("formats.md", formats_table),
     "gguf": ("formats.md", gguf_table),
     "recipes": ("recipes.md", recipes_table),
+    "tools": ("../README.md", tools_table),
 }
 """Name of a table -> its page and what makes it."""
 

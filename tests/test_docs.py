@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from doc_tables import DOCS, ROOT, TABLES, cells, formats_table, gguf_table, marked, measured, written
+from doc_tables import DOCS, ROOT, TABLES, cells, formats_table, gguf_table, marked, measured, tools_table, written
 from tiny import TEXT, save_tiny
 
 from omniq import recipes
@@ -118,8 +118,8 @@ def test_the_help_begins_with_a_way_through(place: Path, capsys: pytest.CaptureF
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "make"), [("formats", formats_table), ("gguf", gguf_table)])
-def test_a_table_is_what_the_program_answers(name: str, make) -> None:
+@pytest.mark.parametrize(("name", "make"), [("formats", formats_table), ("gguf", gguf_table), ("tools", tools_table)])
+def test_a_table_is_what_the_program_answers_or_the_rows_say(name: str, make) -> None:
     page = (DOCS / TABLES[name][0]).read_text(encoding="utf-8")
     assert marked(page, name)[2] == make() + "\n", "run: python tests/doc_tables.py"
 
