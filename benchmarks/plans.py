@@ -104,7 +104,8 @@ def rows(name: str, model: OpenModel, rates: Cost) -> Iterator[dict[str, str]]:
 def asked(preset: str, samples: int, processes: int) -> Recipe:
     """The recipe of a run with so many samples."""
     data = DataSpec("text.txt", samples, LENGTH)
-    options = {"batch": max(1, Default.batch * samples // SAMPLES)} if preset in ("fast", "default") else {}
+    share = {"batch": max(1, Default.batch * samples // SAMPLES), "final_batch": processes}
+    options = share if preset in ("fast", "default") else {}
     return Recipe(LinearSpec.parse(SCHEME), preset, options, data, batch_size=processes)
 
 

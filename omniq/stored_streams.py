@@ -64,7 +64,7 @@ def drop_rivals(folder: Path, index: int, ranks: Ranks) -> None:
 def drop_before(folder: Path, index: int) -> None:
     """Removes the files of every block before `index`."""
     for path in folder.glob("streams-*.safetensors"):
-        if path.name < NAME.format(index, 0, 0)[: len("streams-00000")]:
+        if path.name < f"streams-{index:05d}":
             path.unlink(missing_ok=True)
 
 

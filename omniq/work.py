@@ -167,7 +167,7 @@ class Work:
         if self.tuned_path().is_file():
             last = Reader(self.folder / LAST).read("last")
             # Another number of processes had other samples in its first batch, but for the first of all.
-            return last if facts_of(self.folder / LAST)[PROCESSES] == str(self.ranks.count) else last[:1]
+            return last if facts_of(self.folder / LAST).get(PROCESSES) == str(self.ranks.count) else last[:1]
         return stored_streams.first(self.folder, index, self.ranks, batch)
 
     def save_tables(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:

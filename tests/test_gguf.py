@@ -351,11 +351,11 @@ def test_a_plain_model_of_every_architecture_in_the_table_can_be_said(name: str)
     [
         ("llama", {"hidden_act": "gelu"}, "activation is 'gelu'"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "'yarn'"),
-        ("gemma3_text", {"layer_types": [SLIDING, FULL]}, "6th layer"),
+        ("gemma3_text", {"layer_types": [SLIDING, FULL]}, "the last of 6 layers"),
         ("gemma3_text", {"query_pre_attn_scalar": 64}, "llama.cpp computes with 16"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ("gemma2", {"final_logit_softcapping": None}, "final_logit_softcapping is None"),
-        ("gemma2", {"layer_types": [FULL, SLIDING]}, "2th layer"),
+        ("gemma2", {"layer_types": [FULL, SLIDING]}, "the last of 2 layers"),
         ("gemma2", {"query_pre_attn_scalar": 64}, "llama.cpp computes with 16"),
         ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob is False"),
         ("qwen2_moe", {"norm_topk_prob": True}, "norm_topk_prob is True"),

@@ -18,7 +18,6 @@ MaybeCheckpoint = Annotated[
     typer.Argument(metavar="[OUT]", help="Folder that omniq quantize wrote; none: this machine.", show_default=False),
 ]
 
-
 Verify = Annotated[bool, typer.Option("--verify", help="Read every weight and compare it with SHA256SUMS.")]
 
 

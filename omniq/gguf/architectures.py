@@ -92,7 +92,7 @@ def _unsaid_windows(values: Mapping[str, Any], known: Architecture) -> str | Non
     layers = values["layer_types"]
     usual = [FULL if (index + 1) % known.period == 0 else SLIDING for index in range(len(layers))]
     if list(layers) != usual:
-        return f"llama.cpp gives every {known.period}th layer full attention, the others a window; this model differs"
+        return f"llama.cpp gives the last of {known.period} layers full attention, the others a window; not so here"
     scale = values.get("query_pre_attn_scalar")
     wanted = head_size(values)
     if len(layers) == known.scaled_layers:

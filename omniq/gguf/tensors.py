@@ -127,7 +127,8 @@ def stored(checkpoint: Checkpoint) -> tuple[Stored, ...]:
     layers = {f"{layer.name}.weight": layer for layer in checkpoint.layers}
     tables = checkpoint.stored_tables
     places = {f"{module}.weight": module for module in tables.places}
-    named, found = names(model, known), []
+    named = names(model, known)
+    found: list[Stored] = []
     for param, shape in _parameters(model):
         order = row_order(param, values, known)
         if param in layers:
@@ -160,7 +161,8 @@ def _stack(parts: list[Stored]) -> Blocks:
             f"llama.cpp keeps the experts of a layer in one tensor of one kind of block, and those of {first.name} are "
             f"{kinds}; give them the same bits"
         )
-    reads, layers = (sum(every, ()) for every in zip(*((p.reads, p.layers) for p in parts), strict=True))
+    reads = tuple(read for part in parts for read in part.reads)
+    layers = tuple(layer for part in parts for layer in part.layers)
     return Blocks(first.name, (len(parts), *first.shape), first.block, reads, layers)
 
 
@@ -237,7 +239,7 @@ def _floats(model: OpenModel, param: str, name: str, shape: tuple[int, ...], ord
     A gate of a single row is a vector.
     """
     dtype = model.reader.info(model.stored_name(param)).dtype
-    shape = shape[1:] if shape[0] == 1 else shape
+    shape = shape[1:] if len(shape) == 2 and shape[0] == 1 else shape
     kept = torch.float32 if len(shape) == 1 or name.endswith(ROUTER) else dtype
     if dtype not in FLOAT_KINDS:
         raise UnsupportedError(f"{param} is {dtype}, which GGUF's readers do not compute with; store it in float32")
