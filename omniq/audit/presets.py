@@ -7,9 +7,9 @@ from omniq.errors import UsageError
 
 QUICK = Settings(
     name="quick",
-    items={"qa": 24, "cloze": 16, "reverse": 16, "choice": 24, "true_false": 16, "completion": 8, "document": 32},
-    evaluators=("qa_gen", "qa_ll", "paraphrase", "mcq", "verbmem", "knowmem", "overforget", "privacy", "ks", "probe",
-                "lens", "weights", "general"),
+    items={"qa": 20, "cloze": 16, "reverse": 16, "choice": 20, "true_false": 16, "completion": 8, "document": 32},
+    evaluators=("qa_gen", "qa_ll", "mcq", "verbmem", "knowmem", "overforget", "privacy", "ks", "probe", "lens",
+                "weights", "general"),
     studied={"qa": 240},
     answer_tokens=40,
     text_tokens=128,

@@ -90,7 +90,20 @@ def log_probabilities(logits: Tensor, whose: str) -> Tensor:
     """logits (M, V) of any dtype -> (M, V) float32."""
     result = logits.float().log_softmax(-1)
     if torch.isnan(result).any():
-        raise ModelError(
-            f"{whose} gives logits that are not numbers (NaN or infinite); its weights are damaged or overflow"
-        )
+        raise not_numbers(whose)
     return result
+
+
+def log_total(logits: Tensor, whose: str) -> Tensor:
+    """logits (M, V) -> (M,), the logarithm of the sum of their exponentials, which a few probabilities need alone."""
+    result = logits.logsumexp(-1)
+    if not torch.isfinite(result).all():
+        raise not_numbers(whose)
+    return result
+
+
+def not_numbers(whose: str) -> ModelError:
+    """What is said of a model whose logits cannot be used."""
+    return ModelError(
+        f"{whose} gives logits that are not numbers (NaN or infinite); its weights are damaged or overflow"
+    )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omniq.errors import DataError
 from omniq.structure import blocks_path
-from omniq.subject.prefix import group_batches, grouped, scored_groups
+from omniq.subject.prefix import grouped, prompt_batches, scored_groups
 from omniq.subject.scoring import Encoded, Scored, batches, keeps_logits, scored_batch
 from omniq.subject.template import Template
 from omniq.text import leading
@@ -73,7 +73,7 @@ class Subject:
         encoded = [self.encode(prompt, answer).cut(limit) for prompt, answer in pairs]
         results: list[Scored | None] = [None] * len(encoded)
         groups, single = grouped(encoded)
-        for places in group_batches([[encoded[i] for i in group] for group in groups], self.batch_tokens):
+        for places in prompt_batches([[encoded[i] for i in group] for group in groups], self.batch_tokens):
             batch = [groups[place] for place in places]
             found = self._scored_groups([[encoded[i] for i in group] for group in batch], moments)
             if found is None:
@@ -91,7 +91,9 @@ class Subject:
 
     def _scored_groups(self, groups: list[list[Encoded]], moments: bool) -> list[list[Scored]] | None:
         """Groups of answers that share a prompt, or None once the model has shown that it can't share one."""
-        found = scored_groups(self.model, groups, self.device, moments) if self.shares_prompts else None
+        if not self.shares_prompts:
+            return None
+        found = scored_groups(self.model, groups, self.device, self.batch_tokens, moments)
         self.shares_prompts = found is not None
         return found
 

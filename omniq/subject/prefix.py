@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from omniq.subject.scoring import Encoded, Scored, columns, keeps_logits
+from omniq.subject.scoring import Encoded, Scored, batches, columns, keeps_logits
 
 Group = Sequence[Encoded]
 """Answers, one or more, that follow the same prompt."""
@@ -24,29 +24,19 @@ def grouped(encoded: Sequence[Encoded]) -> tuple[list[list[int]], list[int]]:
     return [group for group in found.values() if len(group) > 1], [g[0] for g in found.values() if len(g) == 1]
 
 
-def group_batches(groups: Sequence[Group], budget: int) -> Iterator[list[int]]:
-    """Places of groups, those with long answers first, in batches of at most `budget` padded tokens of both passes."""
-    answer = [max(len(row.ids) - row.prompt for row in group) for group in groups]
-    batch: list[int] = []
-    for place in sorted(range(len(groups)), key=lambda i: (-answer[i], -groups[i][0].prompt, i)):
-        held = [*batch, place]
-        rows, prompt = sum(len(groups[i]) for i in held), max(groups[i][0].prompt for i in held)
-        if batch and len(held) * prompt + rows * answer[held[0]] > budget:
-            yield batch
-            held = [place]
-        batch = held
-    if batch:
-        yield batch
+def prompt_batches(groups: Sequence[Group], budget: int) -> Iterator[list[int]]:
+    """Places of groups, those with long prompts first, in batches of at most `budget` padded tokens of prompts."""
+    return batches([Encoded(group[0].ids[: group[0].prompt], 0) for group in groups], budget)
 
 
 @torch.no_grad()
 def scored_groups(
-    model: nn.Module, groups: Sequence[Group], device: torch.device, moments: bool = False
+    model: nn.Module, groups: Sequence[Group], device: torch.device, budget: int, moments: bool = False
 ) -> list[list[Scored]] | None:
     """Every answer of every group, or None where the model's cache is not one of keys and values of every token.
 
-    Two passes: the prompts, padded on the right, and the answers behind them, with the padding masked out and
-    positions that go on from each prompt's own end.
+    The prompts go first, all in one pass, padded on the right; the answers behind them in batches of similar length,
+    each of at most `budget` padded tokens, those of the prompts counted.
     """
     prompts = [group[0].ids[: group[0].prompt] for group in groups]
     width = max(map(len, prompts))
@@ -60,28 +50,41 @@ def scored_groups(
     ends = [last.index(len(prompt) - 1) if kept else len(prompt) - 1 for prompt in prompts]
     first = out.logits[torch.arange(len(groups)), ends][owner]
     starts = columns(first, torch.tensor([answer[0] for answer in answers], device=device), moments)
+    found = [[column[i : i + 1] for column in starts] for i in range(len(answers))]
 
-    rests = [start[:0] for start in starts]
-    if any(len(answer) > 1 for answer in answers):
-        sizes = [len(prompt) for prompt in prompts]
-        rests = continuation(model, out.past_key_values, sizes, owner, answers, moments)
-    rows = [Scored(*values) for values in zip(*map(partial(joined, answers), starts, rests), strict=True)]
-    bounds = np.cumsum([len(group) for group in groups])
-    return [rows[end - len(group) : end] for group, end in zip(groups, bounds, strict=True)]
+    sizes = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    longer = [i for i, answer in enumerate(answers) if len(answer) > 1]
+    for places in batches([Encoded(answers[i][1:], 0) for i in longer], budget, extra=width):
+        batch = [longer[place] for place in places]
+        owners = owner[batch]
+        cache = selected(out.past_key_values, owners)
+        rests = continuation(model, cache, sizes[owners], [answers[i] for i in batch], moments)
+        for i, rest in zip(batch, rests, strict=True):
+            found[i] = [np.concatenate(pair) for pair in zip(found[i], rest, strict=True)]
+    rows = iter(Scored(*one) for one in found)
+    return [[next(rows) for _ in group] for group in groups]
+
+
+def selected(cache: Any, owner: torch.Tensor) -> Any:
+    """A cache of the keys and values of the prompts `owner` (B,), one row each; the one given stays as it is."""
+    chosen = copy(cache)
+    chosen.layers = [copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(owner)
+    return chosen
 
 
 def continuation(
-    model: nn.Module, cache: Any, sizes: Sequence[int], owner: torch.Tensor, answers: Sequence[list[int]], moments: bool
-) -> list[np.ndarray]:
-    """Columns of all answers' tokens but their first ones, one after another.
+    model: nn.Module, cache: Any, sizes: torch.Tensor, answers: Sequence[list[int]], moments: bool
+) -> list[tuple[np.ndarray, ...]]:
+    """The columns of the tokens of each of B answers but its first one.
 
-    sizes: tokens of each of P prompts in the cache. owner: (B,), to which of them an answer belongs.
+    cache: a row for each answer, which is spent. sizes (B,): tokens of its prompt; what follows them is padding, masked
+    out, and positions go on from the prompt's own end.
     """
-    device, width, length = owner.device, cache.get_seq_length(), max(map(len, answers)) - 1
+    device, width, length = sizes.device, cache.get_seq_length(), max(map(len, answers)) - 1
     after = padded([answer[:-1] for answer in answers], length, device)
-    before = torch.tensor(sizes, device=device)[owner].unsqueeze(1)
+    before = sizes.unsqueeze(1)
     seen = torch.arange(width, device=device) < before
-    cache.batch_select_indices(owner)
     logits = model(
         input_ids=after,
         past_key_values=cache,
@@ -89,15 +92,10 @@ def continuation(
         position_ids=before + torch.arange(length, device=device),
         use_cache=True,
     ).logits
-    counts = torch.tensor([len(answer) - 1 for answer in answers], device=device).unsqueeze(1)
-    inside = torch.arange(length, device=device) < counts
-    return columns(logits[inside], padded([answer[1:] for answer in answers], length, device)[inside], moments)
-
-
-def joined(answers: Sequence[list[int]], start: np.ndarray, rest: np.ndarray) -> list[np.ndarray]:
-    """One column of first tokens (B,) and of all others, one after another -> the column of each answer."""
-    parts = np.split(rest, np.cumsum([len(answer) - 1 for answer in answers])[:-1])
-    return [np.concatenate([start[i : i + 1], part]) for i, part in enumerate(parts)]
+    counts = [len(answer) - 1 for answer in answers]
+    inside = torch.arange(length, device=device) < torch.tensor(counts, device=device).unsqueeze(1)
+    values = columns(logits[inside], padded([answer[1:] for answer in answers], length, device)[inside], moments)
+    return list(zip(*(np.split(column, np.cumsum(counts)[:-1]) for column in values), strict=True))
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, device: torch.device) -> torch.Tensor:

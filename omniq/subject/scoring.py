@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omniq.eval.base import CHUNK_VALUES, log_probabilities
+from omniq.eval.base import CHUNK_VALUES, log_total
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,12 @@ def columns(logits: Tensor, targets: Tensor, moments: bool) -> list[np.ndarray]:
 
 def _chunk(logits: Tensor, targets: Tensor, moments: bool) -> list[Tensor]:
     """As columns, of a few rows."""
-    log_p = log_probabilities(logits, "the model")
-    chosen = log_p.gather(-1, targets.unsqueeze(-1))
-    columns = [targets, chosen.squeeze(-1).double(), (log_p > chosen).sum(-1)]
+    logits = logits.float()
+    total = log_total(logits, "the model")
+    chosen = logits.gather(-1, targets.unsqueeze(-1))
+    columns = [targets, chosen.squeeze(-1).double() - total.double(), (logits > chosen).sum(-1)]
     if moments:
+        log_p = logits - total.unsqueeze(-1)
         p = log_p.exp()
         finite = log_p.masked_fill(log_p.isneginf(), 0.0)
         mean = (p * finite).sum(-1).double()
