@@ -19,7 +19,7 @@ from pathlib import Path
 
 from peers.registry import module, python
 from quality_report import draw, table
-from quality_rows import TEXTS, Run, keep, missing, read_rows, runs
+from quality_rows import TEXTS, Run, keep, missing, read_rows, run_of, runs
 
 MODELS = ("smollm2", "gemma3")
 
@@ -86,7 +86,7 @@ def arguments() -> argparse.Namespace:
     )
     texts = ("self", *TEXTS)
     parser.add_argument("--calibration", nargs="+", choices=texts, default=texts, help="rows calibrated on these alone")
-    parser.add_argument("--only", nargs="+", default=[], help="run only rows whose settings contain all these texts")
+    parser.add_argument("--only", nargs="+", default=[], help="only rows whose settings contain all these texts")
     parser.add_argument("--list", action="store_true", help="print the rows that would be run")
     parser.add_argument("--row", help="run this one row and print its facts as JSON (used by the script itself)")
     parser.add_argument("--table", action="store_true", help="print the tables of what was measured")
@@ -112,10 +112,11 @@ def main() -> None:
                 print(run.key())
             else:
                 run_row(run, args)
+    found = [row for row in read_rows() if all(text in run_of(row).key() for text in args.only)]
     if args.plot:
-        draw(read_rows(), args.plot)
+        draw(found, args.plot)
     elif not args.list:
-        print(table(read_rows()))
+        print(table(found))
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def quantize(
     avg_bits: float | None = None,
     bits_choices: Sequence[int] | None = None,
     attention: bool | None = None,
+    kv_bits: int | None = None,
     rotate: str | None = None,
     search_clips: bool | None = None,
     embed_bits: int | None = None,

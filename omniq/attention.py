@@ -26,7 +26,9 @@ def quantized_heads(module: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> tuple
     spec = getattr(module, "omniq_attention", None)
     if isinstance(spec, HeadSpec) and spec.hadamard:
         q, k = transformed(q), transformed(k)
-    return fake_quantize_tokens(q, spec), fake_quantize_tokens(k, spec), fake_quantize_tokens(v, spec)
+    if not (isinstance(spec, HeadSpec) and not spec.queries):
+        q = fake_quantize_tokens(q, spec)
+    return q, fake_quantize_tokens(k, spec), fake_quantize_tokens(v, spec)
 
 
 def capped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, softcap: float) -> Tensor:

@@ -26,6 +26,7 @@ METHOD = ("epochs", "let", "lwc_lr", "let_lr", "alpha", "aug_loss")
 PLAIN = (
     "preset",
     "attention",
+    "kv_bits",
     "batch_size",
     "format",
     "embed_bits",

@@ -20,7 +20,7 @@ from omniq.models.adapter import ADAPTERS
 from omniq.recipe import Recipe
 from omniq.report import Plan
 from omniq.rotation.model import added_bytes
-from omniq.rotation.planning import check_clips, linear_specs, rotation_notes
+from omniq.rotation.planning import attention_notes, check_clips, linear_specs, rotation_notes
 from omniq.spec import FLOAT_BITS, LinearSpec, TableSpec, largest_divisor
 from omniq.text import documents
 from omniq.timing import Cost
@@ -148,8 +148,7 @@ def notes(model: OpenModel, recipe: Recipe) -> list[str]:
     kept = "token embeddings, output head and norms" if recipe.embed_bits == FLOAT_BITS else "norms"
     found.append(f"{kept} stay in floating point")
     found += rotation_notes(model, recipe)
-    if recipe.scheme.input and recipe.attention:
-        found.append(attention_note(model.attention_hook, recipe.scheme))
+    found += attention_notes(model, recipe)
     if recipe.scheme.input and any(type(model.skeleton.get_submodule(name)) is not nn.Linear for name in model.linears):
         found.append("this architecture has a linear class of its own: with quantised activations only omniq loads it")
     if recipe.avg_bits is not None:
@@ -161,13 +160,3 @@ def notes(model: OpenModel, recipe: Recipe) -> list[str]:
     if recipe.data.source == SELF and recipe.needs_data:
         found.append("the model writes the calibration text itself, for which all of it is loaded into memory once")
     return found
-
-
-def attention_note(hook: bool, scheme: LinearSpec) -> str:
-    """What happens to q, k and v inside attention, and where it is honoured."""
-    if not hook:
-        return "this architecture's attention offers no way in: q, k and v inside it stay in floating point"
-    return (
-        f"q, k and v inside attention are quantised to {scheme.input.bits} bits as at calibration by omniq.load; "
-        "transformers and vLLM quantise the inputs of linears only (use --no-attention to calibrate for that)"
-    )

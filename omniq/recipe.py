@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omniq.calibrate.data import DataSpec
 from omniq.calibrate.method import METHODS, Method
 from omniq.errors import UsageError
-from omniq.spec import FLOAT_BITS, ROTATIONS, TABLE_BITS, WEIGHT_BITS, LinearSpec
+from omniq.spec import ACT_BITS, FLOAT_BITS, ROTATIONS, TABLE_BITS, WEIGHT_BITS, LinearSpec
 from omniq.strict_yaml import parsed
 
 MAX_SEED = 2**63 - 1
@@ -39,7 +39,8 @@ class Recipe:
     """scheme: the number formats of every linear. preset: the method, `options` its settings by name.
 
     data: where calibration tokens come from. attention: with fewer than 16 activation bits, also quantise q, k and v
-    inside attention. batch_size: sequences per forward pass and, where the preset trains, per step. format: the
+    inside attention. kv_bits: below 16, k and v there get so many bits, whatever the activations have, and q stays in
+    floating point. batch_size: sequences per forward pass and, where the preset trains, per step. format: the
     checkpoint layout. seed: of everything random in calibration. rotate: how the model is rotated first, one of
     ROTATIONS. search_clips: choose how far activation grids are clipped on the calibration tokens. Both are settled by
     `rotation` and `clips`: with few activation bits they are on, save for published presets.
@@ -58,6 +59,7 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     data: DataSpec = field(default_factory=DataSpec)
     attention: bool = True
+    kv_bits: int = FLOAT_BITS
     batch_size: int = 1
     format: str = "compressed-tensors"
     seed: int = 0
@@ -75,6 +77,8 @@ class Recipe:
             raise UsageError(f"batch_size is {self.batch_size}; it must be 1 or more")
         if self.rotate not in (AUTO, *ROTATIONS):
             raise UsageError(f"rotate is {self.rotate!r}; use one of {', '.join((AUTO, *ROTATIONS))}")
+        if self.kv_bits not in (*ACT_BITS, FLOAT_BITS):
+            raise UsageError(f"kv_bits is {self.kv_bits}; use 2 to 8, or 16 to keep keys and values in floating point")
         if self.scheme.transform:
             raise UsageError(f"scheme {self.scheme} asks for a transform of inputs; ask with rotate: inputs instead")
         if self.embed_bits not in TABLE_BITS:

@@ -91,9 +91,16 @@ class HeadSpec(ActSpec):
     """The grid of q, k and v inside attention, one scale per token and head.
 
     hadamard: q and k pass through a Hadamard transform over their head first, which leaves their products as they are.
+    queries: q is on the grid too; without it k and v alone are, as a key-value cache of few bits holds them.
     """
 
     hadamard: bool = False
+    queries: bool = True
+
+    @property
+    def said(self) -> str:
+        """What it does, for people."""
+        return f"{'q, k' if self.queries else 'k'} and v inside attention are rounded to {self.bits} bits"
 
 
 @dataclass(frozen=True)

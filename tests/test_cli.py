@@ -175,6 +175,7 @@ OMNIQUANT = {"preset": "omniquant"}
         ("--asymmetric --group-size 64", {"scheme": "W4A16g64-asym"}),
         ("--abits 8 --act-asymmetric", {"scheme": "W4A8g128-actasym"}),
         ("--no-attention", {"attention": False}),
+        ("--kv-bits 4", {"kv_bits": 4}),
         ("--preset rtn", {"preset": "rtn"}),
         ("--seed 7", {"seed": 7, "data": {"seed": 7}}),
         ("--calib a.txt --samples 3 --length 9", {"data": {"source": "a.txt", "samples": 3, "length": 9}}),
@@ -197,7 +198,7 @@ def test_an_option_changes_its_setting_and_no_other(words: str, change: dict, om
 
 def test_every_setting_of_a_recipe_has_an_option(omniq, asked) -> None:
     words = (
-        "--avg-bits 3.5 --bits-choices 3,4 -a 8 -g 32 --asymmetric --act-asymmetric --no-attention "
+        "--avg-bits 3.5 --bits-choices 3,4 -a 8 -g 32 --asymmetric --act-asymmetric --no-attention --kv-bits 4 "
         "--format compressed-tensors "
         "--preset omniquant --rotate fold --search-clips --batch-size 2 --embed-bits 8 --embed-group-size 64 "
         "--seed 5 --calib a.txt --samples 3 --length 9 --split s --column c --epochs 1"

@@ -140,6 +140,7 @@ def test_attention_grids_are_kept_on_reload(tmp_path, text, monkeypatch):
         "symmetric": True,
         "clip": 1.0,
         "hadamard": False,
+        "queries": True,
     }
     model, specs = decoded(tmp_path / "out")
     ids = tokens(2, 24)

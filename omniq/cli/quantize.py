@@ -31,6 +31,7 @@ def command(
     symmetric: r.Symmetric = None,
     act_symmetric: r.ActSymmetric = None,
     attention: r.Attention = None,
+    kv_bits: r.KvBits = None,
     rotate: r.Rotate = None,
     search_clips: r.SearchClips = None,
     embed_bits: r.TableBits = None,

@@ -60,6 +60,16 @@ Attention = Annotated[
         help="With --abits below 16, also quantise q, k and v inside attention.",
     ),
 ]
+KvBits = Annotated[
+    int | None,
+    option(
+        "--kv-bits",
+        panel=BITS,
+        default="16",
+        help="Bits of keys and values inside attention, as a cache of few bits holds them: 2 to 8, or 16. Only omniq "
+        "rounds them, and computes what such a cache would; its own stays in floating point.",
+    ),
+]
 Rotate = Annotated[
     str | None,
     option(

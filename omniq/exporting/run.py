@@ -102,10 +102,7 @@ def notes(origin: Origin) -> tuple[str, ...]:
     """What the user should know of any export of this checkpoint."""
     if origin.attention is None:
         return ()
-    return (
-        f"q, k and v inside attention are rounded to {origin.attention.bits} bits by omniq.load alone, as before the "
-        "export",
-    )
+    return (f"{origin.attention.said} by omniq.load alone, as before the export",)
 
 
 def _checked(

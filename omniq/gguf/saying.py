@@ -26,7 +26,7 @@ def why_not(checkpoint: Any) -> str | None:
     if reason := unsaid(model.config.to_dict()):
         return reason
     if checkpoint.attention is not None:
-        return f"q, k and v inside attention are rounded to {checkpoint.attention.bits} bits, which GGUF cannot say"
+        return f"{checkpoint.attention.said}, which GGUF cannot say"
     for layer in checkpoint.layers:
         if layer.spec != LinearSpec(layer.spec.weight):
             return f"{layer.name} as {layer.spec}: GGUF holds weights alone and says nothing of what enters a layer"

@@ -43,6 +43,7 @@ def _numbers(recipe: Recipe) -> Iterator[str]:
         yield from ("--abits", str(acts.bits), *([] if acts.symmetric else ["--act-asymmetric"]))
     if not recipe.attention:
         yield "--no-attention"
+    yield from _given("--kv-bits", recipe.kv_bits, FLOAT_BITS)
     yield from _given("--rotate", recipe.rotate, DEFAULT.rotate)
     if recipe.search_clips is not None:
         yield "--search-clips" if recipe.search_clips else "--no-search-clips"

@@ -42,10 +42,7 @@ class Dense:
                 what = "transforms" if layer.spec.transform else "rounds"
                 return f"{layer.name} as {layer.spec}: it {what} its inputs at run time, which plain weights cannot say"
         if origin.attention is not None:
-            return (
-                f"q, k and v inside attention are rounded to {origin.attention.bits} bits at run time, which plain "
-                "weights cannot say"
-            )
+            return f"{origin.attention.said} at run time, which plain weights cannot say"
         return None
 
     def loaded_by(self, origin: Origin) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ class Layout:
             and Layout(name, form).refuse(origin, Choices()) is None
             and Layout(name, form).tried(q, layer)[1] is None
         ]
-        others += [] if layer.spec.input or layer.spec.transform else ["dense"]
+        others += [] if layer.spec.input or layer.spec.transform or origin.attention else ["dense"]
         raise UnsupportedError(f"format {self.name!r} cannot hold {layer.name}: {reason}. {which_can(others)}")
 
     def tried(self, q: QTensor, layer: Layer) -> tuple[dict[str, Tensor], str | None]:
