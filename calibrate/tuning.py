@@ -126,7 +126,7 @@ def _loss(out: Tensor, target: Tensor, counts: Tensor, drop: float) -> Tensor:
     error = ((out - target.to(out.device)).square() * counts).flatten(1)
     largest = int(drop * error.shape[1])
     if largest:
-        bound = error.detach().kthvalue(error.shape[1] - largest, dim=1, keepdim=True).values
+        bound = error.detach().topk(largest + 1, dim=1, sorted=False).values.amin(1, keepdim=True)
         error = error * (error.detach() <= bound)
     return (error.sum(1) / (counts.flatten(1).sum(1).clamp(min=1) * out.shape[-1])).sum()
 

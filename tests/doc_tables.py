@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from itertools import product
+from math import inf
 from pathlib import Path
 
 import torch
@@ -131,17 +132,33 @@ def cells(row: dict[str, str] | None) -> tuple[str, ...]:
 
 
 def tools_table() -> str:
-    """omniq's presets and other tools at 3 bits on the same model, tokens and texts; the least KL first."""
+    """omniq's presets and other tools at 4, 3 and 2 bits on the same model, tokens and texts; the least KL first."""
     wanted = {"model": "smollm2", "calibration": "wikitext2-valid", "samples": "128", "recipe": "{}"}
+    found: dict[str, dict[int, dict[str, str]]] = {}
     with QUALITY.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
-    rows = [row for row in rows if row["scheme"].startswith("W3A16g64") and named(row)]
-    rows.sort(key=lambda row: float(row["kl"]))
-    return table(
-        ("tool", "bits per weight", "KL", "perplexity", "KL on other text", "minutes"),
-        [(named(row), *(cells(row)[at] for at in (1, 2, 3)), f"{float(row['other_kl']):.3f}", cells(row)[5])
-         for row in rows],
-    )  # fmt: skip
+        for row in csv.DictReader(file):
+            spec = LinearSpec.parse(row["scheme"])
+            if all(row[key] == value for key, value in wanted.items()) and spec.weight.group_size == 64 and named(row):
+                found.setdefault(named(row), {})[spec.weight.bits] = row
+    order = sorted(
+        found, key=lambda name: [float(found[name][b]["kl"]) if b in found[name] else inf for b in (3, 4, 2)]
+    )
+    lines = []
+    for name in order:
+        shown = [cell for bits in (4, 3, 2) for cell in tool_cells(found[name].get(bits), bits + 0.25)]
+        minutes = [cells(found[name][bits])[5] for bits in (3, 4, 2) if bits in found[name]]
+        lines.append((name, *shown, minutes[0]))
+    heads = [head for bits in (4, 3, 2) for head in (f"{bits} bits", "other text")]
+    return table(("tool", *heads, "minutes"), lines)
+
+
+def tool_cells(row: dict[str, str] | None, bits: float) -> tuple[str, str]:
+    """KL on both texts, with the bits per weight where they are not `bits`."""
+    if row is None:
+        return ("", "")
+    found = float(row["bits_per_weight"])
+    own = "" if found == bits else f" at {found:.2f} bits"
+    return f"{float(row['kl']):.3f}{own}", f"{float(row['other_kl']):.3f}"
 
 
 def named(row: dict[str, str]) -> str:
