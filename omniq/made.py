@@ -28,6 +28,7 @@ from omniq.recipe import Recipe
 from omniq.report import Report
 from omniq.reporting.gathered import block_records, tuning, tuning_skipped
 from omniq.reporting.record import Record
+from omniq.rotation.planning import head_spec
 from omniq.spec import LinearSpec
 from omniq.text import is_local
 from omniq.vocab.planning import loaders
@@ -95,7 +96,7 @@ class Made:
     def loaders(self) -> tuple[str, ...]:
         """The runtimes that load the result, one sentence each."""
         form, table = FORMATS[self.recipe.format], table_of(self.model, self.recipe)
-        return loaders(self.model, form, self.specs.values(), table)
+        return loaders(self.model, form, self.specs.values(), table, head_spec(self.model, self.recipe))
 
     def allocation(self) -> str | None:
         """Which bits the linears have, for people; None without a budget."""

@@ -20,7 +20,7 @@ from omniq.models.adapter import ADAPTERS
 from omniq.recipe import Recipe
 from omniq.report import Plan
 from omniq.rotation.model import added_bytes
-from omniq.rotation.planning import attention_notes, check_clips, linear_specs, rotation_notes
+from omniq.rotation.planning import attention_notes, check_clips, head_spec, linear_specs, rotation_notes
 from omniq.spec import FLOAT_BITS, LinearSpec, TableSpec, largest_divisor
 from omniq.text import documents
 from omniq.timing import Cost
@@ -116,7 +116,7 @@ def plan(
     count = sizes(model)
     bits = bits_per_weight(model, recipe)
     method, blocks = recipe.method(), len(model.skeleton.get_submodule(model.blocks))
-    table = table_of(model, recipe)
+    table, form = table_of(model, recipe), FORMATS[recipe.format]
     tables = table_weights(model, table)
     size_after = int(size_before + added_bytes(model) - (count.linears + tables) * (model.dtype.itemsize - bits / 8))
     stream = FLOAT32 * recipe.data.samples * recipe.data.length * count.hidden
@@ -132,7 +132,7 @@ def plan(
         peak_memory=lives.host,
         work_bytes=2 * size_after + ((8 if lives.streams_on_disk else 4) * stream if method.needs_data else 0),
         seconds=START_SECONDS + cost(model, count, recipe).seconds(speed),
-        loaders=loaders(model, FORMATS[recipe.format], planned_specs(model, recipe), table),
+        loaders=loaders(model, form, planned_specs(model, recipe), table, head_spec(model, recipe)),
         notes=tuple(notes(model, recipe)),
         tables=table and str(table),
         device_memory=lives.device,

@@ -212,6 +212,6 @@ def info(path: str | Path) -> dict[str, Any]:
         "format": raw["quantization_config"].get("quant_method"),
         "schemes": {scheme: len(names) for scheme, names in groups.items()},
         "bits_per_weight": bits_per_weight(sizes),
-        "loaders": loaders(model, form, specs.values(), table) if specs else (),
+        "loaders": loaders(model, form, specs.values(), table, attention_grid(model)) if specs else (),
         "omniq": raw.get("omniq"),
     }

@@ -20,7 +20,7 @@ from omniq.hf import load_dense, open_model
 from omniq.pipeline import plan, quantize
 from omniq.recipe import Recipe
 from omniq.rotation.planning import head_spec
-from omniq.runtime import attention_grid, load, quantized_linears
+from omniq.runtime import attention_grid, info, load, quantized_linears
 from omniq.spec import HeadSpec, LinearSpec
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -108,6 +108,16 @@ def test_the_plan_says_who_rounds_them(tmp_path: Path, text: Path) -> None:
     folder = save_tiny("llama", tmp_path / "model")
     notes = plan(str(folder), tmp_path / "out", recipe(text, 4)).notes
     assert any(note.startswith("k and v inside attention are rounded to 4 bits by omniq.load") for note in notes)
+
+
+def test_the_plan_the_card_and_info_name_the_loader_that_rounds_them(tmp_path: Path, text: Path) -> None:
+    folder, out = save_tiny("llama", tmp_path / "model"), tmp_path / "out"
+    said = "omniq: yes; with it alone k and v inside attention are rounded to 4 bits."
+    assert said in plan(str(folder), out, recipe(text, 4)).loaders
+    assert said not in plan(str(folder), out, recipe(text, 16)).loaders
+    quantize(str(folder), out, recipe(text, 4))
+    assert said in info(out)["loaders"]
+    assert f"- {said}" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_where_attention_offers_no_way_in_they_are_refused(tmp_path: Path, text: Path) -> None:

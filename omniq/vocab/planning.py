@@ -9,7 +9,7 @@ from torch import nn
 from omniq.errors import UnsupportedError
 from omniq.formats.base import FORMATS, Format, loaders_of_all
 from omniq.hf import OpenModel
-from omniq.spec import FLOAT_BITS, LinearSpec, QuantSpec, TableSpec
+from omniq.spec import FLOAT_BITS, HeadSpec, LinearSpec, QuantSpec, TableSpec
 from omniq.vocab.modules import row_factor
 from omniq.vocab.rounding import table_spec
 
@@ -64,9 +64,15 @@ def table_bits(model: OpenModel, table: TableSpec) -> float:
     return table.weight.bits + 8 * embedding.weight.dtype.itemsize * share
 
 
-def loaders(model: OpenModel, form: Format, specs: Iterable[LinearSpec], table: TableSpec | None) -> tuple[str, ...]:
-    """The runtimes that will load the result, one sentence each. specs: of the linears."""
+def loaders(
+    model: OpenModel, form: Format, specs: Iterable[LinearSpec], table: TableSpec | None, heads: HeadSpec | None
+) -> tuple[str, ...]:
+    """The runtimes that will load the result, one sentence each. specs: of linears; heads: the grid in attention."""
     if table is None:
         experts = any(".experts." in name for name in model.linears)
-        return loaders_of_all(lambda spec: form.loaded_by(spec, experts, model.has_own_linears()), specs)
-    return loaders_of_all(lambda spec: form.tables.loaded_by(spec, table, model.has_own_linears()), specs)
+        found = loaders_of_all(lambda spec: form.loaded_by(spec, experts, model.has_own_linears()), specs)
+    else:
+        found = loaders_of_all(lambda spec: form.tables.loaded_by(spec, table, model.has_own_linears()), specs)
+    if heads is None:
+        return found
+    return tuple(f"omniq: yes; with it alone {heads.said}." if one == "omniq: yes." else one for one in found)

@@ -63,7 +63,8 @@ class Layout:
 
     def loaded_by(self, origin: Origin) -> tuple[str, ...]:
         """The runtimes that load the result, one sentence each."""
-        return loaders(origin.model, self.form, (layer.spec for layer in origin.layers), origin.table)
+        specs = (layer.spec for layer in origin.layers)
+        return loaders(origin.model, self.form, specs, origin.table, origin.attention)
 
     def nbytes(self, origin: Origin, choices: Choices) -> int:
         """Bytes of weights: as many as now, since all layouts store the same codes, scales and zero points."""
