@@ -297,6 +297,17 @@ def test_many_metrics_of_noise_find_nothing() -> None:
     assert alarms <= 1
 
 
+def test_a_small_excess_among_all_that_could_show_knowledge_is_luck() -> None:
+    """Of 40 answers five more than the never-trained model gives: enough where nothing else was asked."""
+    guessed = NEVER | {"contains": 0.25}
+    models = {
+        "orig_fp": ORIGINAL, "never_fp": NEVER, "orig_q": near(ORIGINAL, 0.01), "unl_fp": guessed, "unl_q": guessed,
+    }  # fmt: skip
+    asked = {name: {metric: numbers[metric] for metric in ("contains", "retain")} for name, numbers in models.items()}
+    states = [judged({name: found(n, 40) for name, n in case.items()}).state for case in (asked, models)]
+    assert states == ["SUPPRESSED", "CONSISTENT_WITH_REMOVAL"]
+
+
 def test_every_primary_metric_is_one_that_its_evaluator_gives() -> None:
     for primary in (*PRIMARIES, TRUTH):
         metrics = {metric.name: metric for metric in EVALUATORS[primary.evaluator].metrics}

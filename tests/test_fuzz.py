@@ -94,7 +94,7 @@ FAULTS = {
 
 
 def test_every_way_to_fail_is_told_apart_and_the_next_case_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("confined.SECONDS", 1.0)
+    monkeypatch.setattr("confined.SECONDS", 3.0)
     calls = [*FAULTS.values()]
     found = [outcome.kind for outcome in confined(lambda seed: (100, calls[seed]), range(len(calls)))]
     assert [kind[: len(wanted)] for kind, wanted in zip(found, FAULTS, strict=True)] == [*FAULTS]

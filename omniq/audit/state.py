@@ -21,9 +21,9 @@ def state(case: Case) -> Judged:
         kept = tuple(sign for sign in change if -sign.size < case.limits.kept and -sign.lo < case.limits.resolution)
         reason = "" if kept else "the items are too few to see whether anything was unlearned"
         return Judged(("NOT_UNLEARNED",) if kept else ("INCONCLUSIVE",), kept, reason)
-    known = [sign for family in (BEHAVIOUR, LATENT, MEMBERSHIP) for sign in remaining(case, family)]
+    known = remaining(case)
     if known:
-        return Judged(("SUPPRESSED",), tuple(known))
+        return Judged(("SUPPRESSED",), known)
     below = significant([sign.negated() for sign in familiarity(case)], case.limits.alpha)
     if below:
         return Judged(("OVER_UNLEARNED",), tuple(sign.negated() for sign in below))
@@ -32,9 +32,15 @@ def state(case: Case) -> Judged:
     return Judged(("CONSISTENT_WITH_REMOVAL",) if sharp else ("INCONCLUSIVE",), sharp, reason)
 
 
-def remaining(case: Case, family: str) -> tuple[Sign, ...]:
-    """Signs of a family that the unlearned model still knows the forget set."""
-    return significant(case.excesses(case.unlearned, family), case.limits.alpha)
+def remaining(case: Case) -> tuple[Sign, ...]:
+    """Signs that the unlearned model still knows the forget set.
+
+    Any one of them decides, whatever its family, so that Holm's test is over all: each family by itself would raise
+    the chance of finding something in a model that was never taught.
+    """
+    families = (BEHAVIOUR, LATENT, MEMBERSHIP)
+    signs = [sign for family in families for sign in case.excesses(case.unlearned, family)]
+    return significant(signs, case.limits.alpha)
 
 
 def familiarity(case: Case) -> tuple[Sign, ...]:

@@ -1,7 +1,8 @@
 """verdicts: three judgements on every quantised model: what was unlearned, what rounding did to it, and how.
 
 A judgement rests on the metrics of PRIMARIES alone, each chosen before anything is measured. A difference counts when
-it is as large as its margin, its 95 % interval excludes zero, and it passes Holm's test among its family.
+it is as large as its margin, its 95 % interval excludes zero, and it passes Holm's test among all that could decide the
+same question.
 """
 
 from __future__ import annotations
