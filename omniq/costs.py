@@ -55,7 +55,7 @@ def layers(model: OpenModel) -> Layers:
 
 
 def cost(model: OpenModel, count: Sizes, recipe: Recipe) -> Cost:
-    """The work of a run. Its constants were fitted to blocks of SmolLM2 135M and Gemma 3 270M on an x86-64 CPU."""
+    """The work of a run. Its constants were fitted to runs on SmolLM2 135M on two kinds of x86-64 CPU."""
     shape, data = layers(model), recipe.data
     total = Cost(passes=STORING * count.total) + COSTS[recipe.preset](shape, recipe, forward(shape, count, recipe))
     if recipe.avg_bits is not None:
@@ -69,50 +69,57 @@ def cost(model: OpenModel, count: Sizes, recipe: Recipe) -> Cost:
 def forward(shape: Layers, count: Sizes, recipe: Recipe) -> Cost:
     """All calibration tokens once through all blocks: products of weights and of attention, and activations."""
     products = 2 * shape.weights + 4 * recipe.data.length * count.hidden * shape.blocks
-    return Cost(products, passes=2.5 * shape.sides) * (recipe.data.samples * recipe.data.length)
+    return Cost(products, passes=2.1 * shape.sides) * (recipe.data.samples * recipe.data.length)
+
+
+def trained(forward: Cost) -> Cost:
+    """A forward pass and the backward pass behind it, which has twice its products but shares most other work."""
+    return Cost(3 * forward.products, 3 * forward.float32, 1.6 * forward.passes)
 
 
 def moments(shape: Layers, recipe: Recipe) -> Cost:
     """The second moments of what every linear reads."""
-    return Cost(float32=2 * shape.weights) * (recipe.data.samples * recipe.data.length)
+    return Cost(float32=1.35 * shape.weights) * (recipe.data.samples * recipe.data.length)
 
 
 def rtn_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
     """Rounding each weight once."""
-    return Cost(passes=10 * shape.weights)
+    return Cost(passes=7 * shape.weights)
 
 
 def gptq_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
     """Both streams, the inputs of every set of linears, their moments, and the columns one by one."""
-    return forward * 4 + moments(shape, recipe) + Cost(passes=170 * shape.weights)
+    return forward * 4 + moments(shape, recipe) + Cost(passes=95 * shape.weights)
 
 
 def awq_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
     """Both streams and the statistics, then every weight rounded twice for each value on the search grid."""
     tried = recipe.method().grid
-    return forward * 4 + moments(shape, recipe) + Cost(float32=2 * shape.cubes, passes=11 * shape.weights) * tried
+    return forward * 4 + moments(shape, recipe) + Cost(float32=2 * shape.cubes, passes=3 * shape.weights) * tried
 
 
 def omniquant_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
-    """Both streams; an epoch is three passes, one more over the samples that judge it, and weights made anew."""
+    """Both streams; an epoch forwards and backwards, again over the samples that judge it, and weights made anew."""
     method, samples = recipe.method(), recipe.data.samples
-    step = Cost(passes=(18 if method.transforms_weights(recipe.scheme) else 7) * shape.weights)
-    epoch = forward * (3 + min(MEASURED, samples) / samples) + step * -(-samples // recipe.batch_size)
-    return forward * 2 + Cost(passes=20 * shape.weights) + epoch * method.epochs
+    step = Cost(passes=(8 if method.transforms_weights(recipe.scheme) else 4) * shape.weights)
+    epoch = trained(forward) + forward * (min(MEASURED, samples) / samples) + step * -(-samples // recipe.batch_size)
+    return forward * 2 + Cost(passes=13 * shape.weights) + epoch * method.epochs
 
 
 def tuned_cost(shape: Layers, recipe: Recipe, forward: Cost) -> Cost:
-    """Both streams; scales, ranges and integers searched; three passes a step, and four with logits end to end."""
+    """Both streams; scales, ranges and integers searched; every step forwards and backwards, with logits end to end."""
     method, samples, length = recipe.method(), recipe.data.samples, recipe.data.length
     seen = min(1.0, STATISTICS / (samples * length))
     found = forward * (2 + seen) + moments(shape, recipe) * seen
-    found += Cost(float32=2 * shape.cubes, passes=11 * shape.weights) * method.scaling
-    found += Cost(passes=14 * shape.weights) * tries(recipe.scheme.weight)
-    found += Cost(passes=170 * shape.weights * method.compensate)
+    found += Cost(float32=2 * shape.cubes, passes=3 * shape.weights) * method.scaling
+    found += Cost(passes=3 * shape.weights) * tries(recipe.scheme.weight)
+    found += Cost(passes=95 * shape.weights * method.compensate)
     shown, judged = method.steps * min(method.batch, samples), JUDGED * min(MEASURED, samples) * bool(method.steps)
-    found += forward * ((3 * shown + judged) / samples) + Cost(passes=25 * shape.weights) * method.steps
+    found += trained(forward) * (shown / samples) + forward * (judged / samples)
+    found += Cost(passes=16 * shape.weights) * method.steps
     rounds = -(-samples // method.final_batch)
-    return found + (forward * 4.5 + Cost(passes=20 * shape.weights) * rounds) * method.final_epochs
+    finishing = trained(forward) + forward + Cost(passes=13 * shape.weights) * rounds
+    return found + finishing * method.final_epochs
 
 
 COSTS: dict[str, Callable[[Layers, Recipe, Cost], Cost]] = {
@@ -123,5 +130,5 @@ COSTS: dict[str, Callable[[Layers, Recipe, Cost], Cost]] = {
 } | {name: tuned_cost for name, method in METHODS.items() if issubclass(method, Default)}
 START_SECONDS = 2.0
 """Opening the model and its tokenizer."""
-STORING = 10
+STORING = 7
 """Passes over every weight for hashing, packing, writing and reading back."""

@@ -8,8 +8,8 @@ from dataclasses import astuple, dataclass
 
 import torch
 
-ROWS, WIDTH, VALUES = 512, 1024, 2**22
-PROBE_SECONDS = 0.05
+ROWS, WIDTH, VALUES = 512, 1024, 2**24
+PROBE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
