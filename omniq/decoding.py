@@ -54,6 +54,8 @@ def refusal(block: nn.Module, gated: GatedBlock, config: Any) -> str | None:
         return "the scheme quantises activations itself"
     if any(layer.spec.transform for layer in layers):
         return "inputs of linears are transformed at run time"
+    if any(layer.order is not None for layer in layers):
+        return "groups are not of neighbouring inputs (act-order)"
     if len({(layer.kernel, layer.spec) for layer in layers}) > 1:
         return "the linears of a block have different schemes"
     size = block.self_attn.head_dim

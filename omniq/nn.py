@@ -69,6 +69,7 @@ class QuantLinear(Packed):
         super().__init__(packed, kernel, spec)
         self.out_features, self.in_features = q.shape
         self.register_buffer("bias", None if bias is None else bias.detach().to(place))
+        self.register_buffer("order", None if q.order is None else q.order.to(place))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N) in x.dtype."""
@@ -86,6 +87,8 @@ class QuantLinear(Packed):
         rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
         if self.spec.transform is not None:
             rows = transformed(rows)
+        if (order := buffers["order"]) is not None:
+            rows = rows.index_select(1, order)
         if type(x) is not Tensor or torch.compiler.is_compiling():
             y = ops.traceable(rows, packed, self.kernel, self.spec, self.out_features)
         else:
@@ -97,7 +100,8 @@ class QuantLinear(Packed):
     def extra_repr(self) -> str:
         """Shown inside the module's line: sizes, number formats and the kernel in use."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        return f"{sizes}, {self.spec}, kernel={self.kernel}"
+        order = "" if self.order is None else ", act-order"
+        return f"{sizes}, {self.spec}, kernel={self.kernel}{order}"
 
 
 class QuantEmbedding(Packed):

@@ -179,13 +179,36 @@ def test_zero_points_that_contradict_a_symmetric_config_are_refused(name: str) -
         FORMATS[name].unpack(packed | {"qzeros": packed["qzeros"] ^ 1}, FOUR, (32, 64))
 
 
-def test_inputs_in_act_order_are_refused_and_a_missing_order_is_the_plain_one() -> None:
+def act_order(packed: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+    """The same tensors as a tool writes them that dealt the inputs to the groups in another order."""
+    order = torch.randperm(len(packed["g_idx"]), generator=torch.Generator().manual_seed(seed))
+    return packed | {"g_idx": packed["g_idx"][order].contiguous()}
+
+
+@pytest.mark.parametrize(("name", "scheme"), [
+    ("gptq", "W2A16g32"), ("gptq", "W3A16"), ("gptq", "W4A16g32"), ("gptq", "W8A16g64"),
+    ("gptq_v2", "W3A16g32-asym"), ("gptq_v2", "W4A16g32-asym"),
+])  # fmt: skip
+def test_inputs_in_act_order_have_the_scales_and_zero_points_of_their_own_group(name: str, scheme: str) -> None:
+    spec = LinearSpec.parse(scheme)
+    q = random_qtensor(spec.weight, (32, 128), torch.float16)
+    packed = act_order(FORMATS[name].pack(q))
+    found = FORMATS[name].unpack(packed, spec, (32, 128))
+    for k, group in enumerate(packed["g_idx"].tolist()):
+        levels = q.codes[:, k].double() - q.zeros[:, group].double()
+        assert torch.equal(found.dequantize(torch.float64)[:, k], levels * q.scales[:, group].double())
+
+
+def test_a_missing_order_is_the_plain_one_and_groups_of_other_sizes_are_refused() -> None:
     q = random_qtensor(FOUR.weight, (32, 64), torch.float16)
     packed = FORMATS["gptq"].pack(q)
-    with pytest.raises(UnsupportedError, match="desc_act"):
-        FORMATS["gptq"].unpack(packed | {"g_idx": packed["g_idx"].flip(0).contiguous()}, FOUR, (32, 64))
     bare = {leaf: tensor for leaf, tensor in packed.items() if leaf != "g_idx"}
     assert FORMATS["gptq"].unpack(bare, FOUR, (32, 64)).equal(q)
+    for place, group in ((0, 1), (0, 2), (63, -1)):
+        bent = packed["g_idx"].clone()
+        bent[place] = group
+        with pytest.raises(ModelError, match="g_idx does not give every one of the 2 groups 32 of the 64 inputs"):
+            FORMATS["gptq"].unpack(packed | {"g_idx": bent}, FOUR, (32, 64))
 
 
 # --- configs

@@ -24,6 +24,7 @@ def same_numbers(a: QTensor, b: QTensor) -> bool:
     """
     return (
         same_grid(LinearSpec(a.spec), LinearSpec(b.spec))
+        and a.same_order(b)
         and torch.equal(a.codes, b.codes)
         and torch.equal(a.zeros, b.zeros)
         and torch.equal(a.scales.double(), b.scales.double())

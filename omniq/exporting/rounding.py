@@ -48,7 +48,7 @@ def rounded(q: QTensor, dtype: torch.dtype, error: Error | None = None) -> Tenso
     rows = max(1, VALUES // max(1, q.shape[1]))
     for first in range(0, len(dense), rows):
         part = slice(first, first + rows)
-        exact = QTensor(q.codes[part], q.scales[part], q.zeros[part], q.spec).dequantize(torch.float64)
+        exact = q.rows(part).dequantize(torch.float64)
         dense[part] = nearest(exact, dtype)
         if error is not None:
             error.add(exact, dense[part])

@@ -84,7 +84,7 @@ class Format(Protocol):
         """
 
     def pack(self, q: QTensor) -> dict[str, Tensor]:
-        """QTensor -> tensors by leaf name ('weight_packed', ...)."""
+        """QTensor, with groups of neighbouring inputs -> tensors by leaf name ('weight_packed', ...)."""
 
     def unpack(self, tensors: Mapping[str, Tensor], spec: LinearSpec, shape: tuple[int, int]) -> QTensor:
         """The inverse of pack, bit for bit; checks every shape, dtype and range before use."""

@@ -2,8 +2,9 @@
 
 For a weight (N, K) with G groups: qweight (ceil(K * bits / 32), N) int32, a dense bit stream of the codes along K;
 qzeros (G, ceil(N * bits / 32)) int32, the zero points packed along N; scales (G, N); g_idx (K,) int32, the group of
-every input. Version 1 ("gptq") stores zero points less one, version 2 ("gptq_v2") as they are. A zero point of 0 has no
-place in version 1: the subtraction borrows from its neighbour, and readers differ in what they make of that.
+every input, read in any order and written in the plain one. Version 1 ("gptq") stores zero points less one, version 2
+("gptq_v2") as they are. A zero point of 0 has no place in version 1: the subtraction borrows from its neighbour, and
+readers differ in what they make of that.
 """
 
 from __future__ import annotations
@@ -132,16 +133,16 @@ class Gptq:
         check_tensor(tensors, "qweight", (words_for(k, weight.bits), n), (torch.int32,), weight)
         check_tensor(tensors, "qzeros", (groups, words_for(n, weight.bits)), (torch.int32,), weight)
         check_tensor(tensors, "scales", (groups, n), (*SCALE_DTYPES, torch.float32), weight)
-        if "g_idx" in tensors:
-            _check_order(tensors, weight, k)
+        order = _order(tensors, weight, k) if "g_idx" in tensors else None
         codes = unpack_bits(tensors["qweight"].T.contiguous(), weight.bits, k)
+        codes = codes if order is None else codes.index_select(1, order)
         zeros = self._zeros(tensors["qzeros"], weight, n)
         if weight.symmetric and not (zeros == weight.mid).all():
             raise ModelError(
                 f"config.json says that zero points are {weight.mid} everywhere (sym), but qzeros has others in layout "
                 f"{self.layout!r}; checkpoint_format or sym is wrong, so copy config.json again"
             )
-        return QTensor(codes, tensors["scales"].T.contiguous(), zeros, weight)
+        return QTensor(codes, tensors["scales"].T.contiguous(), zeros, weight, order)
 
     def _zeros(self, words: Tensor, spec: QuantSpec, n: int) -> Tensor:
         """qzeros (G, W) -> zero points (N, G) uint8."""
@@ -171,14 +172,19 @@ def groups_in_order(k: int, spec: QuantSpec) -> Tensor:
     return torch.arange(k, dtype=torch.int32) // spec.width(k)
 
 
-def _check_order(tensors: Mapping[str, Tensor], spec: QuantSpec, k: int) -> None:
-    """Raises unless every group is of neighbouring inputs."""
+def _order(tensors: Mapping[str, Tensor], spec: QuantSpec, k: int) -> Tensor | None:
+    """The inputs (K,) int64 group by group, where g_idx says that groups are not of neighbours (desc_act)."""
     check_tensor(tensors, "g_idx", (k,), (torch.int32, torch.int64), spec)
-    if not torch.equal(tensors["g_idx"].to(torch.int32), groups_in_order(k, spec)):
-        raise UnsupportedError(
-            "g_idx puts inputs into groups out of order (desc_act, or act-order), which omniq's kernels do not read; "
-            "take a checkpoint made with desc_act false, or load this one with transformers and gptqmodel"
+    group, plain = tensors["g_idx"].to(torch.int32), groups_in_order(k, spec)
+    if torch.equal(group, plain):
+        return None
+    order = group.argsort(stable=True)
+    if not torch.equal(group[order], plain):
+        raise ModelError(
+            f"g_idx does not give every one of the {spec.groups(k)} groups {spec.width(k)} of the {k} inputs; the file "
+            "is damaged, or its groups have different sizes, which omniq does not read"
         )
+    return order
 
 
 def _increased(words: Tensor, bits: int) -> Tensor:

@@ -44,11 +44,7 @@ def _equal(q: QTensor, found: gguf.ReaderTensor, data: np.ndarray) -> bool:
     """Whether data (N, bytes of a row) of the file's tensor are the rows of q (N, K)."""
     step = max(1, VALUES // q.shape[1])
     parts = (slice(first, first + step) for first in range(0, q.shape[0], step))
-    return all(torch.equal(_values(found, data[part]), _rows(q, part).dequantize()) for part in parts)
-
-
-def _rows(q: QTensor, part: slice) -> QTensor:
-    return QTensor(q.codes[part], q.scales[part], q.zeros[part], q.spec)
+    return all(torch.equal(_values(found, data[part]), q.rows(part).dequantize()) for part in parts)
 
 
 def _values(found: gguf.ReaderTensor, data: np.ndarray) -> Tensor:

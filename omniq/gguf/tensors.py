@@ -227,6 +227,11 @@ def _scale_dtype(checkpoint: Checkpoint, stored: str, leaves: tuple[str, ...]) -
 def _rows(read: Callable[[], QTensor], order: Tensor | None) -> QTensor:
     """The integers in the file's order of rows."""
     q = read()
+    if q.order is not None:
+        raise UnsupportedError(
+            "a linear has groups that are not of neighbouring inputs (act-order), which GGUF cannot say. What can: "
+            "--format dense."
+        )
     if order is None:
         return q
     return replace(q, codes=q.codes[order], scales=q.scales[order], zeros=q.zeros[order])

@@ -65,5 +65,5 @@ def dense_table(q: QTensor, dtype: torch.dtype) -> Tensor:
     dense = torch.empty(q.shape, dtype=dtype, device=q.codes.device)
     for first in range(0, len(dense), ROWS):
         part = slice(first, first + ROWS)
-        dense[part] = QTensor(q.codes[part], q.scales[part], q.zeros[part], q.spec).dequantize(dtype)
+        dense[part] = q.rows(part).dequantize(dtype)
     return dense

@@ -82,13 +82,13 @@ class Rounded:
 def rounded(w0: Tensor, w1: Tensor, q0: QTensor, q1: QTensor) -> Rounded:
     """Weights (N, K) before and after the change, and both as stored -> their sums; steps are those of q0."""
     n, k = w0.shape
-    steps = q0.scales.float().abs().repeat_interleave(k // q0.scales.shape[1], 1)
+    steps = q0.by_input(q0.scales.float().abs().repeat_interleave(k // q0.scales.shape[1], 1))
     w0, w1, old, new = w0.float(), w1.float(), q0.dequantize(), q1.dequantize()
     change, stored = w1 - w0, new - old
     ratio = change.abs() / steps
     return Rounded(
         weights=n * k,
-        flips=int((q0.codes != q1.codes).sum()),
+        flips=int((q0.by_input(q0.codes) != q1.by_input(q1.codes)).sum()),
         dot=float((change * stored).sum(dtype=torch.float64)),
         update=float(change.square().sum(dtype=torch.float64)),
         stored=float(stored.square().sum(dtype=torch.float64)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -128,6 +129,8 @@ class Layout:
             return {}, str(error)
         if same_numbers(q, back):
             return tensors, None
+        if not q.same_order(back):
+            return {}, "its groups are not of neighbouring inputs (act-order)"
         what = "scales" if torch.equal(q.zeros, back.zeros) else "zero points"
         return {}, f"its {what} would come out as other numbers"
 
@@ -143,7 +146,7 @@ def settled(q: QTensor, dtype: torch.dtype) -> QTensor:
     scales = q.scales.to(dtype)
     if not torch.equal(scales.double(), q.scales.double()):
         return q
-    return QTensor(q.codes, scales, q.zeros, q.spec)
+    return replace(q, scales=scales)
 
 
 for name, form in FORMATS.items():
