@@ -132,14 +132,19 @@ def cells(row: dict[str, str] | None) -> tuple[str, ...]:
 
 
 def tools_table() -> str:
-    """omniq's presets and other tools at 4, 3 and 2 bits on the same model, tokens and texts; the least KL first."""
+    """omniq's presets and other tools at 4, 3 and 2 bits on the same model, tokens and texts; the least KL first.
+
+    Symmetric; of a tool that has no such grid, what it has.
+    """
     wanted = {"model": "smollm2", "calibration": "wikitext2-valid", "samples": "128", "recipe": "{}"}
     found: dict[str, dict[int, dict[str, str]]] = {}
     with QUALITY.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             spec = LinearSpec.parse(row["scheme"])
             if all(row[key] == value for key, value in wanted.items()) and spec.weight.group_size == 64 and named(row):
-                found.setdefault(named(row), {})[spec.weight.bits] = row
+                of_tool = found.setdefault(named(row), {})
+                if spec.weight.symmetric or spec.weight.bits not in of_tool:
+                    of_tool[spec.weight.bits] = row
     order = sorted(
         found, key=lambda name: [float(found[name][b]["kl"]) if b in found[name] else inf for b in (3, 4, 2)]
     )
